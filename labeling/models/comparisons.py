@@ -1,0 +1,146 @@
+"""Comparisons: responses to one prompt put before people, and who holds which."""
+
+import secrets
+import uuid
+
+from django.conf import settings
+from django.db import models
+from django.db.models import F, Q
+from django.utils import timezone
+
+from labeling.models.projects import Project
+from labeling.models.prompts import Prompt, Response
+
+SHUFFLE_RANGE = 2**31
+
+
+def _shuffle_key() -> int:
+    return secrets.randbelow(SHUFFLE_RANGE)
+
+
+class Comparison(models.Model):
+    """One prompt and two or more of its responses in slots. A pair is k = 2.
+
+    `judged` counts current judgments that count towards the overlap; the judging service keeps
+    it in the judgment's own transaction, and `check_record` recounts it.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open", "Open"
+        JUDGED = "judged", "Judged"
+        RETIRED = "retired", "Retired"
+
+    class Purpose(models.TextChoices):
+        STANDARD = "standard", "Standard"
+        GOLD = "gold", "Gold"
+        EVALUATION = "evaluation", "Evaluation"
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
+    prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="comparisons")
+    purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.STANDARD)
+    state = models.CharField(max_length=16, choices=State, default=State.OPEN)
+    overlap = models.PositiveSmallIntegerField()
+    judged = models.PositiveSmallIntegerField(default=0)
+    priority = models.SmallIntegerField(default=0)
+    shuffle_key = models.PositiveIntegerField(
+        default=_shuffle_key, help_text="Each annotator starts elsewhere on this circle."
+    )
+    gold_tiers = models.JSONField(null=True, blank=True, help_text="The known answer, as tiers.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(judged__lte=F("overlap")), name="comparison_judged_within_overlap"
+            ),
+            models.CheckConstraint(condition=Q(overlap__gte=1), name="comparison_overlap_min"),
+        ]
+        indexes = [
+            models.Index(
+                fields=["project", "-priority", "-judged", "shuffle_key"],
+                condition=Q(state="open"),
+                name="comparison_queue",
+            ),
+            models.Index(fields=["project", "state"], name="comparison_by_state"),
+        ]
+
+    def __str__(self) -> str:
+        return f"Comparison {self.pk}"
+
+
+class Slot(models.Model):
+    """A response's place in a comparison. Slots are storage: each annotator sees them shuffled."""
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="slots")
+    index = models.PositiveSmallIntegerField()
+    response = models.ForeignKey(Response, on_delete=models.PROTECT, related_name="slots")
+
+    class Meta:
+        ordering = ["index"]
+        constraints = [
+            models.UniqueConstraint(fields=["comparison", "index"], name="slot_index_unique"),
+            models.UniqueConstraint(fields=["comparison", "response"], name="slot_response_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.comparison}, slot {self.index}"
+
+
+class LeaseQuerySet(models.QuerySet["Lease"]):
+    """Leases."""
+
+    def live(self) -> "LeaseQuerySet":
+        """Leases that have not run out."""
+        return self.filter(expires_at__gt=timezone.now())
+
+
+class Lease(models.Model):
+    """This annotator holds this comparison until then, under this token.
+
+    Live leases + counted judgments never exceed the comparison's overlap.
+    """
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="leases")
+    annotator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="leases"
+    )
+    token = models.UUIDField(default=uuid.uuid4, unique=True)
+    taken_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField()
+
+    objects = LeaseQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "annotator"], name="one_lease_per_annotator"
+            )
+        ]
+        indexes = [models.Index(fields=["annotator", "expires_at"], name="lease_by_annotator")]
+
+    def __str__(self) -> str:
+        return f"{self.annotator} holds {self.comparison}"
+
+
+class Skip(models.Model):
+    """An annotator passed a comparison over: it is not offered to them again."""
+
+    comparison = models.ForeignKey(Comparison, on_delete=models.CASCADE, related_name="skips")
+    annotator = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="skips"
+    )
+    at = models.DateTimeField(auto_now_add=True)
+    undone_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["comparison", "annotator"],
+                condition=Q(undone_at__isnull=True),
+                name="one_skip_per_annotator",
+            )
+        ]
+        indexes = [models.Index(fields=["annotator", "-at"], name="skip_by_annotator")]
+
+    def __str__(self) -> str:
+        return f"{self.annotator} skipped {self.comparison}"

@@ -1,0 +1,72 @@
+"""Policies: the models that write responses."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Q
+
+from labeling.models.projects import Project
+
+
+class PolicyState(models.TextChoices):
+    """Where a policy is in its life."""
+
+    CANDIDATE = "candidate", "Candidate"
+    SERVING = "serving", "Serving"
+    RETIRED = "retired", "Retired"
+
+
+class Policy(models.Model):
+    """A model folder on disk, perhaps with an adapter on it, known by the digest of its files."""
+
+    project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="policies")
+    name = models.CharField(max_length=120)
+    model_path = models.CharField(max_length=500, help_text="Folder of the base model.")
+    adapter_path = models.CharField(
+        max_length=500, blank=True, help_text="Folder of a LoRA adapter on it, if any."
+    )
+    digest = models.CharField(max_length=64, help_text="SHA-256 of the files that were trained.")
+    parent = models.ForeignKey(
+        "self", null=True, blank=True, on_delete=models.PROTECT, related_name="children"
+    )
+    state = models.CharField(
+        max_length=16, choices=PolicyState, default=PolicyState.CANDIDATE, db_index=False
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["project", "name"], name="policy_name_unique"),
+            models.UniqueConstraint(
+                fields=["project"],
+                condition=Q(state=PolicyState.SERVING),
+                name="one_serving_policy_per_project",
+            ),
+            models.CheckConstraint(
+                condition=Q(state__in=PolicyState.values), name="policy_state_known"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class PolicyEvent(models.Model):
+    """What happened to a policy, and who did it. Never changed; no actor means the system."""
+
+    class Kind(models.TextChoices):
+        REGISTERED = "registered", "Registered"
+        PROMOTED = "promoted", "Promoted"
+        ROLLED_BACK = "rolled_back", "Rolled back to"
+
+    policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="events")
+    replaced = models.ForeignKey(
+        Policy, null=True, blank=True, on_delete=models.CASCADE, related_name="+"
+    )
+    kind = models.CharField(max_length=16, choices=Kind)
+    actor = models.ForeignKey(
+        settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    at = models.DateTimeField(auto_now_add=True)
+
+    def __str__(self) -> str:
+        return f"{self.policy} {self.get_kind_display()}"

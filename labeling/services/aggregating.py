@@ -1,0 +1,90 @@
+"""Judgments to preferences. The only writer of the preference table."""
+
+from collections import defaultdict
+from collections.abc import Collection
+
+from django.db import transaction
+
+from labeling.models import Comparison, Judgment, Preference, Slot
+from labeling.votes import PairVotes, Tiers, count_votes
+
+
+@transaction.atomic
+def rewrite_preferences(comparisons: Collection[Comparison]) -> None:
+    """Make the preference rows of these comparisons say what their counted judgments say.
+
+    Called in the transaction that changed a judgment. Rows keep their ids; rows of comparisons
+    without judgments go.
+    """
+    rankings = _rankings(comparisons)
+    judged = [comparison for comparison in comparisons if rankings[comparison.pk]]
+    unjudged = [comparison.pk for comparison in comparisons if not rankings[comparison.pk]]
+    Preference.objects.filter(comparison__in=unjudged).delete()
+    responses = _responses(judged)
+    rows = [
+        preference
+        for comparison in judged
+        for preference in preferences_of(
+            comparison, rankings[comparison.pk], responses[comparison.pk]
+        )
+    ]
+    Preference.objects.bulk_create(
+        rows,
+        batch_size=1000,
+        update_conflicts=True,
+        unique_fields=["comparison", "low_slot", "high_slot"],
+        update_fields=[
+            "chosen",
+            "rejected",
+            "votes_for",
+            "votes_against",
+            "votes_tied",
+            "probability",
+            "updated_at",
+        ],
+    )
+
+
+def preferences_of(
+    comparison: Comparison, rankings: list[Tiers], responses: list[int]
+) -> list[Preference]:
+    """Unsaved preference rows: `responses` are the ids in the comparison's slots, in order."""
+    votes = count_votes(rankings, len(responses))
+    return [
+        _preference(comparison, pair, tally, responses) for pair, tally in sorted(votes.items())
+    ]
+
+
+def _preference(
+    comparison: Comparison, pair: tuple[int, int], votes: PairVotes, responses: list[int]
+) -> Preference:
+    low, high = pair
+    chosen, rejected = (low, high) if votes.low_leads else (high, low)
+    return Preference(
+        project_id=comparison.project_id,
+        comparison=comparison,
+        low_slot=low,
+        high_slot=high,
+        chosen_id=responses[chosen],
+        rejected_id=responses[rejected],
+        votes_for=max(votes.low, votes.high),
+        votes_against=min(votes.low, votes.high),
+        votes_tied=votes.tied,
+        probability=votes.probability,
+    )
+
+
+def _rankings(comparisons: Collection[Comparison]) -> dict[int, list[Tiers]]:
+    found: dict[int, list[Tiers]] = defaultdict(list)
+    rows = Judgment.objects.counted().filter(comparison__in=comparisons).order_by("id")
+    for comparison, tiers in rows.values_list("comparison", "tiers"):
+        found[comparison].append(tiers)
+    return found
+
+
+def _responses(comparisons: Collection[Comparison]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = defaultdict(list)
+    rows = Slot.objects.filter(comparison__in=comparisons).order_by("comparison", "index")
+    for comparison, response in rows.values_list("comparison", "response"):
+        found[comparison].append(response)
+    return found

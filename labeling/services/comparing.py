@@ -1,0 +1,82 @@
+"""Responses to comparisons. The only writer of Comparison rows and their slots."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from django.db import transaction
+
+from labeling.models import Comparison, Project, Response, Slot
+
+
+class CannotCompare(ValueError):
+    """Responses that make no comparison: too few, of several prompts, or with equal texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewComparison:
+    """Responses to be put side by side; their order is the order of the slots."""
+
+    responses: Sequence[Response]
+    purpose: Comparison.Purpose = Comparison.Purpose.STANDARD
+    priority: int = 0
+
+
+@transaction.atomic
+def create_comparisons(
+    *, project: Project, wanted: Collection[NewComparison], overlap: int | None = None
+) -> list[Comparison]:
+    """Make comparisons, each wanting `overlap` judgments (default: the project's).
+
+    CannotCompare, with nothing written, where one of them is none.
+    """
+    for one in wanted:
+        _check(one.responses)
+    comparisons = Comparison.objects.bulk_create(
+        [
+            Comparison(
+                project=project,
+                prompt_id=one.responses[0].prompt_id,
+                purpose=one.purpose,
+                priority=one.priority,
+                overlap=overlap or project.overlap,
+            )
+            for one in wanted
+        ],
+        batch_size=500,
+    )
+    Slot.objects.bulk_create(
+        [
+            Slot(comparison=comparison, index=index, response=response)
+            for comparison, one in zip(comparisons, wanted, strict=True)
+            for index, response in enumerate(one.responses)
+        ],
+        batch_size=1000,
+    )
+    return comparisons
+
+
+def _check(responses: Sequence[Response]) -> None:
+    if len(responses) < 2:
+        raise CannotCompare("a comparison needs at least two responses")
+    if len({response.prompt_id for response in responses}) > 1:
+        raise CannotCompare("a comparison's responses must answer one prompt")
+    if len({response.text_digest for response in responses}) < len(responses):
+        raise CannotCompare("identical responses are never compared with each other")
+
+
+def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
+    """Retire open comparisons nobody has judged whose responses all come from other policies.
+
+    What a replaced policy wrote tells little about its successor; judged comparisons stay.
+    Returns how many were retired. `keep_policy` is the id of the policy that serves now.
+    """
+    stale = Comparison.objects.filter(
+        project=project,
+        state=Comparison.State.OPEN,
+        purpose=Comparison.Purpose.STANDARD,
+        judged=0,
+        slots__response__policy__isnull=False,
+    ).exclude(slots__response__policy=keep_policy)
+    return Comparison.objects.filter(pk__in=stale.values("pk")).update(
+        state=Comparison.State.RETIRED
+    )

@@ -1,0 +1,109 @@
+"""Policies in and out of service. The only writer of Policy rows and their events."""
+
+from pathlib import Path
+
+from django.db import transaction
+from django.dispatch import Signal
+
+from labeling.models import Policy, PolicyEvent, PolicyState, Project, User
+from labeling.policy_files import check_policy_dir, policy_digest
+from labeling.services.comparing import retire_unjudged
+
+# Sent after the commit, with policy and actor: generation answers by writing new candidates.
+policy_promoted = Signal()
+
+
+class CannotPromote(Exception):
+    """The policy is not of this kind of state; the message says what to do."""
+
+
+def register_policy(
+    *,
+    project: Project,
+    name: str,
+    model_path: Path,
+    adapter_path: Path | None = None,
+    parent: Policy | None = None,
+    actor: User | None = None,
+) -> Policy:
+    """Take a policy's folder into the record, after looking at what it holds.
+
+    UnsafePolicy where the folder could run code or holds no weights. The first policy of a
+    project serves at once.
+    """
+    for folder in filter(None, (model_path, adapter_path)):
+        check_policy_dir(folder)
+    digest = policy_digest(adapter_path or model_path)
+    with transaction.atomic():
+        Project.objects.select_for_update().get(pk=project.pk)
+        first = not project.policies.exists()
+        policy = Policy.objects.create(
+            project=project,
+            name=name,
+            model_path=str(model_path),
+            adapter_path=str(adapter_path or ""),
+            digest=digest,
+            parent=parent,
+        )
+        _note(policy, PolicyEvent.Kind.REGISTERED, actor)
+        if first:
+            _serve(policy, PolicyEvent.Kind.PROMOTED, actor)
+    return policy
+
+
+def serving_policy(project: Project) -> Policy | None:
+    """The policy that writes this project's candidates now."""
+    return project.policies.filter(state=PolicyState.SERVING).first()
+
+
+@transaction.atomic
+def promote(*, policy: Policy, actor: User | None) -> Policy:
+    """Put a policy into service in place of the one that serves.
+
+    Unjudged comparisons of the replaced policy are retired. CannotPromote if it serves already.
+    """
+    return _replace_serving(policy, PolicyEvent.Kind.PROMOTED, actor)
+
+
+@transaction.atomic
+def roll_back(*, project: Project, actor: User | None) -> Policy:
+    """Put the policy back into service that the serving one replaced."""
+    current = serving_policy(project)
+    last = (
+        PolicyEvent.objects.filter(policy=current, kind=PolicyEvent.Kind.PROMOTED)
+        .order_by("-id")
+        .first()
+    )
+    if last is None or last.replaced is None:
+        raise CannotPromote("The first policy serves: there is none to go back to.")
+    return _replace_serving(last.replaced, PolicyEvent.Kind.ROLLED_BACK, actor)
+
+
+def _replace_serving(policy: Policy, kind: PolicyEvent.Kind, actor: User | None) -> Policy:
+    Project.objects.select_for_update().get(pk=policy.project_id)
+    policy.refresh_from_db()
+    if policy.state == PolicyState.SERVING:
+        raise CannotPromote(f"{policy.name} serves already.")
+    _serve(policy, kind, actor)
+    retire_unjudged(project=policy.project, keep_policy=policy.pk)
+    transaction.on_commit(
+        lambda: policy_promoted.send(sender=Policy, policy=policy, actor=actor), robust=False
+    )
+    return policy
+
+
+def _serve(policy: Policy, kind: PolicyEvent.Kind, actor: User | None) -> None:
+    serving = policy.project.policies.select_for_update().filter(state=PolicyState.SERVING)
+    replaced = serving.first()
+    if replaced is not None:
+        replaced.state = PolicyState.RETIRED
+        replaced.save(update_fields=["state"])
+    policy.state = PolicyState.SERVING
+    policy.save(update_fields=["state"])
+    _note(policy, kind, actor, replaced)
+
+
+def _note(
+    policy: Policy, kind: PolicyEvent.Kind, actor: User | None, replaced: Policy | None = None
+) -> None:
+    PolicyEvent.objects.create(policy=policy, kind=kind, actor=actor, replaced=replaced)
