@@ -1,5 +1,20 @@
 """The site's routes."""
 
-from django.urls import URLPattern, URLResolver
+from importlib.util import find_spec
 
-urlpatterns: list[URLPattern | URLResolver] = []
+from django.urls import URLPattern, URLResolver, include, path
+
+from config.views import healthz
+from labeling.views.account import SignIn, SignOut
+from labeling.views.home import home
+
+urlpatterns: list[URLPattern | URLResolver] = [
+    path("", home, name="home"),
+    path("sign-in/", SignIn.as_view(), name="login"),
+    path("sign-out/", SignOut.as_view(), name="logout"),
+    path("healthz", healthz, name="healthz"),
+    path("", include("labeling.urls")),
+]
+for app in ("generation", "training"):
+    if find_spec(f"{app}.urls"):
+        urlpatterns.append(path("", include(f"{app}.urls")))

@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LAST_LINE_BYTES = 16_384
+
 EXIT_DONE = 0
 EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
@@ -132,6 +134,17 @@ def read_jsonl(path: Path, *, torn: bool = True) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise RunDirError(f"{path.name}, line {number}: expected an object")
             yield row
+
+
+def last_line(path: Path) -> dict[str, Any]:
+    """The last whole line of a JSON-lines file, {} where there is none. Reads only its end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_LINE_BYTES))
+            row = json.loads(file.read().split(b"\n")[-2])
+    except (OSError, IndexError, ValueError):
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def sha256_file(path: Path) -> str:

@@ -15,6 +15,11 @@ class Project(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(50)],
         help_text="How many annotators judge each new comparison.",
     )
+    comparison_size = models.PositiveSmallIntegerField(
+        default=2,
+        validators=[MinValueValidator(2), MaxValueValidator(8)],
+        help_text="How many responses each new comparison shows.",
+    )
     held_out_percent = models.PositiveSmallIntegerField(
         default=15,
         validators=[MaxValueValidator(90)],
@@ -25,6 +30,9 @@ class Project(models.Model):
     class Meta:
         constraints = [
             models.CheckConstraint(condition=models.Q(overlap__gte=1), name="project_overlap_min"),
+            models.CheckConstraint(
+                condition=models.Q(comparison_size__gte=2), name="project_comparison_size_min"
+            ),
             models.CheckConstraint(
                 condition=models.Q(held_out_percent__lte=90), name="project_held_out_max"
             ),

@@ -16,18 +16,10 @@ def rewrite_preferences(comparisons: Collection[Comparison]) -> None:
     Called in the transaction that changed a judgment. Rows keep their ids; rows of comparisons
     without judgments go.
     """
-    rankings = _rankings(comparisons)
-    judged = [comparison for comparison in comparisons if rankings[comparison.pk]]
-    unjudged = [comparison.pk for comparison in comparisons if not rankings[comparison.pk]]
+    rows = preferences_of(comparisons)
+    judged = {row.comparison_id for row in rows}
+    unjudged = [one.pk for one in comparisons if one.pk not in judged]
     Preference.objects.filter(comparison__in=unjudged).delete()
-    responses = _responses(judged)
-    rows = [
-        preference
-        for comparison in judged
-        for preference in preferences_of(
-            comparison, rankings[comparison.pk], responses[comparison.pk]
-        )
-    ]
     Preference.objects.bulk_create(
         rows,
         batch_size=1000,
@@ -45,13 +37,16 @@ def rewrite_preferences(comparisons: Collection[Comparison]) -> None:
     )
 
 
-def preferences_of(
-    comparison: Comparison, rankings: list[Tiers], responses: list[int]
-) -> list[Preference]:
-    """Unsaved preference rows: `responses` are the ids in the comparison's slots, in order."""
-    votes = count_votes(rankings, len(responses))
+def preferences_of(comparisons: Collection[Comparison]) -> list[Preference]:
+    """The rows, unsaved, that the counted judgments of these comparisons give: two queries."""
+    rankings, responses = _rankings(comparisons), _responses(comparisons)
     return [
-        _preference(comparison, pair, tally, responses) for pair, tally in sorted(votes.items())
+        _preference(comparison, pair, votes, responses[comparison.pk])
+        for comparison in comparisons
+        if comparison.pk in rankings
+        for pair, votes in sorted(
+            count_votes(rankings[comparison.pk], len(responses[comparison.pk])).items()
+        )
     ]
 
 

@@ -19,6 +19,7 @@ from labeling.models import Comparison, Judgment, Lease, Project, Skip, Slot, Us
 from labeling.models.comparisons import SHUFFLE_RANGE
 
 LEASE = timedelta(minutes=10)
+TRIES = 20  # each loses only to somebody who took the row in between
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,6 @@ def renew(*, annotator: User, token: UUID) -> bool:
 def lease_again(*, comparison: Comparison, annotator: User) -> Lease | None:
     """Give a comparison back to an annotator who undid their judgment, if a place is free."""
     Comparison.objects.select_for_update().get(pk=comparison.pk)
-    _drop_dead_leases(comparison, annotator)
     if not _free_places().filter(pk=comparison.pk).exists():
         return None
     return _create_lease(comparison, annotator)
@@ -113,22 +113,34 @@ def _own_lease(project: Project, annotator: User) -> Lease | None:
 def _take_lease(project: Project, annotator: User) -> Lease | None:
     """Lease the first comparison in this annotator's order that has a free place.
 
-    The place on the circle is the comparison's shuffle key; two annotators begin elsewhere, so
-    they seldom want the same row. On PostgreSQL a row somebody else is taking is passed over
-    (SKIP LOCKED) and places are counted once more under the row's lock; on SQLite the IMMEDIATE
-    transaction lets one writer in at a time.
+    On PostgreSQL a row that somebody else is taking is passed over (SKIP LOCKED), and places are
+    counted once more under the row's lock; on SQLite the IMMEDIATE transaction lets one writer in
+    at a time.
+    """
+    for _ in range(TRIES):
+        comparison = _first_in_order(project, annotator)
+        if comparison is None:
+            return None
+        if _free_places().filter(pk=comparison.pk).exists():
+            return _create_lease(comparison, annotator)
+    return None
+
+
+def _first_in_order(project: Project, annotator: User) -> Comparison | None:
+    """The best level of priority and judgments, and there the first from one's own place on.
+
+    The place is on the circle of shuffle keys: people begin elsewhere, so they seldom want the
+    same row. Two walks along the queue's index, however long the queue is.
     """
     queue = _eligible(project, annotator).order_by("-priority", "-judged", "shuffle_key")
+    best = queue.values_list("priority", "judged").first()
+    if best is None:
+        return None
     start = _place_on_circle(project, annotator)
-    for part in (queue.filter(shuffle_key__gte=start), queue.filter(shuffle_key__lt=start)):
-        for _ in range(8):
-            comparison = part.select_for_update(skip_locked=True, of=("self",)).first()
-            if comparison is None:
-                break
-            if _free_places().filter(pk=comparison.pk).exists():
-                _drop_dead_leases(comparison, annotator)
-                return _create_lease(comparison, annotator)
-    return None
+    level = queue.filter(priority=best[0], judged=best[1]).select_for_update(
+        skip_locked=True, of=("self",)
+    )
+    return level.filter(shuffle_key__gte=start).first() or level.first()
 
 
 def _place_on_circle(project: Project, annotator: User) -> int:
@@ -162,11 +174,13 @@ def _free_places() -> QuerySet[Comparison]:
     )
 
 
-def _drop_dead_leases(comparison: Comparison, annotator: User) -> None:
-    Lease.objects.filter(comparison=comparison, annotator=annotator).delete()
-
-
 def _create_lease(comparison: Comparison, annotator: User) -> Lease:
-    return Lease.objects.create(
-        comparison=comparison, annotator=annotator, expires_at=timezone.now() + LEASE
+    """A new lease; it takes the place of the annotator's own that ran out."""
+    lease = Lease(comparison=comparison, annotator=annotator, expires_at=timezone.now() + LEASE)
+    Lease.objects.bulk_create(
+        [lease],
+        update_conflicts=True,
+        unique_fields=["comparison", "annotator"],
+        update_fields=["token", "taken_at", "expires_at"],
     )
+    return lease

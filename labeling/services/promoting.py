@@ -29,13 +29,16 @@ def register_policy(
     """Take a policy's folder into the record, after looking at what it holds.
 
     UnsafePolicy where the folder could run code or holds no weights. The first policy of a
-    project serves at once.
+    project serves at once. Registering the same files under the same name again is harmless.
     """
     for folder in filter(None, (model_path, adapter_path)):
         check_policy_dir(folder)
-    digest = policy_digest(adapter_path or model_path)
+    digest = policy_digest(adapter_path or model_path)  # reads every weight: not in a transaction
     with transaction.atomic():
         Project.objects.select_for_update().get(pk=project.pk)
+        registered = project.policies.filter(name=name, digest=digest).first()
+        if registered is not None:
+            return registered
         first = not project.policies.exists()
         policy = Policy.objects.create(
             project=project,

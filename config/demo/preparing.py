@@ -1,0 +1,109 @@
+"""What the demo needs before its site starts: database, starter policy, project, people."""
+
+import secrets
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from django.conf import settings
+from django.core.management import call_command
+
+from config.demo.progress import Bar
+from jobs.run_dir import last_line
+from labeling.models import Membership, Policy, Project, Role, User
+from labeling.services.importing import import_prompt_rows
+from labeling.services.promoting import register_policy
+from training.starter.styles import bundled_prompts
+
+SLUG = "everyday"
+GUIDELINES = """\
+Rank the answers by which one you would rather get from a thoughtful friend.
+
+- **Careful beats reckless.** Good advice names the risk or the first safe step.
+- **Short beats long**, as long as it still helps.
+- Two answers that are equally good are a tie. If all are bad, say so.
+"""
+
+
+class PreparationError(Exception):
+    """The demo cannot go on; the message says what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignIn:
+    """A user name and a fresh password, to be shown once."""
+
+    role: str
+    username: str
+    password: str
+
+
+def migrate() -> None:
+    """Bring the database up to date."""
+    call_command("migrate", verbosity=0, interactive=False)
+
+
+def starter_policy() -> Path:
+    """The starter policy's folder; built, with a progress bar, where it is not there yet."""
+    folder: Path = settings.MODELS_DIR / "starter"
+    if folder.exists():
+        return folder
+    settings.MODELS_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
+    progress, log = folder.with_suffix(".progress"), folder.with_suffix(".log")
+    progress.unlink(missing_ok=True)
+    bar = Bar("Building the starter policy")
+    command = [settings.TRAINER_PYTHON, "-m", "training.trainer.starter", str(folder)]
+    with log.open("wb") as out:
+        program = subprocess.Popen(
+            [*command, "--progress", str(progress)],
+            cwd=settings.BASE_DIR,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            while program.poll() is None:
+                line = last_line(progress)
+                if line:
+                    bar.update(line["step"], line["total"], f"loss {line['loss']:.2f}")
+                time.sleep(0.5)
+        finally:
+            program.kill()
+            program.wait()
+    if program.returncode:
+        tail = "\n".join(log.read_text().splitlines()[-6:])
+        raise PreparationError(f"The starter policy could not be built. {log} ends:\n{tail}")
+    bar.finish()
+    return folder
+
+
+def project() -> Project:
+    """The demo's project with the bundled prompts; importing again adds nothing."""
+    found, _ = Project.objects.get_or_create(
+        slug=SLUG,
+        defaults={"name": "Everyday advice", "guidelines": GUIDELINES, "comparison_size": 4},
+    )
+    rows = [{"id": row.id, "prompt": row.prompt, "topic": row.topic} for row in bundled_prompts()]
+    import_prompt_rows(project=found, rows=rows)
+    return found
+
+
+def register_starter(project: Project, folder: Path) -> Policy:
+    """The starter policy serves until a round's policy is promoted."""
+    return register_policy(project=project, name="Starter", model_path=folder)
+
+
+def people(project: Project, *, annotators: int = 1) -> list[SignIn]:
+    """A manager and some annotators, each with a fresh password."""
+    names = {"manager": Role.MANAGER, "annotator": Role.ANNOTATOR}
+    names |= {f"annotator{number}": Role.ANNOTATOR for number in range(2, annotators + 1)}
+    return [_sign_in(project, name, role) for name, role in names.items()]
+
+
+def _sign_in(project: Project, username: str, role: Role) -> SignIn:
+    password = secrets.token_urlsafe(9)
+    user, _ = User.objects.get_or_create(username=username)
+    user.set_password(password)
+    user.save(update_fields=["password"])
+    Membership.objects.get_or_create(user=user, project=project, defaults={"role": role})
+    return SignIn(role=role.label, username=username, password=password)

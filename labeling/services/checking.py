@@ -1,0 +1,154 @@
+"""Recount the whole record. Everything stored twice must agree, every promise must hold."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
+
+from labeling.models import (
+    Comparison,
+    Judgment,
+    Lease,
+    Policy,
+    PolicyState,
+    Preference,
+    Project,
+    Prompt,
+    Response,
+    Slot,
+)
+from labeling.models.prompts import prompt_digest, split_of, text_digest
+from labeling.services.aggregating import preferences_of
+from labeling.votes import BadTiers, check_tiers
+
+CHUNK = 500
+
+
+def breaches() -> Iterator[str]:
+    """Each way in which the record breaks a promise, in words. Reads everything, in chunks."""
+    for check in CHECKS:
+        yield from check()
+
+
+def _prompts() -> Iterator[str]:
+    rows = Prompt.objects.values_list("pk", "messages", "digest", "split", "project_id")
+    percents = dict(Project.objects.values_list("pk", "held_out_percent"))
+    for pk, messages, digest, split, project in rows.iterator(CHUNK):
+        if digest != prompt_digest(messages):
+            yield f"prompt {pk}: its digest is not that of its messages"
+        if split != split_of(digest, percents[project]):
+            yield f"prompt {pk}: it is on side {split}, which its digest does not say"
+
+
+def _responses() -> Iterator[str]:
+    for pk, text, digest in Response.objects.values_list("pk", "text", "text_digest").iterator(
+        CHUNK
+    ):
+        if digest != text_digest(text):
+            yield f"response {pk}: its digest is not that of its text"
+
+
+def _slots() -> Iterator[str]:
+    strangers = Slot.objects.exclude(response__prompt=F("comparison__prompt"))
+    for pk in strangers.values_list("comparison", flat=True).distinct():
+        yield f"comparison {pk}: holds a response to another prompt"
+    counted = Comparison.objects.annotate(
+        slots_number=Count("slots"), texts=Count("slots__response__text_digest", distinct=True)
+    )
+    bad = counted.filter(Q(slots_number__lt=2) | ~Q(texts=F("slots_number")))
+    for pk in bad.values_list("pk", flat=True):
+        yield f"comparison {pk}: has fewer than two responses, or identical ones"
+
+
+def _overlaps() -> Iterator[str]:
+    for comparison in _with_counts().filter(~Q(judged=F("counted"))):
+        yield (
+            f"comparison {comparison.pk}: says {comparison.judged} judgments count, "
+            f"there are {comparison.counted}"
+        )
+    for comparison in _with_counts().filter(overlap__lt=F("counted") + F("held")):
+        yield (
+            f"comparison {comparison.pk}: {comparison.counted} judgments and {comparison.held} "
+            f"live leases exceed its overlap of {comparison.overlap}"
+        )
+    full = Q(judged__gte=F("overlap"))
+    wrong = Q(state=Comparison.State.OPEN) & full | Q(state=Comparison.State.JUDGED) & ~full
+    for pk in Comparison.objects.filter(wrong).values_list("pk", flat=True):
+        yield f"comparison {pk}: its state does not follow from its judgments"
+
+
+def _with_counts() -> QuerySet[Comparison]:
+    return Comparison.objects.annotate(
+        counted=_count_of(Judgment.objects.counted()), held=_count_of(Lease.objects.live())
+    )
+
+
+def _count_of(rows: QuerySet[Any]) -> Coalesce:
+    """How many of `rows` belong to the comparison of the outer query."""
+    ours = rows.filter(comparison=OuterRef("pk")).order_by().values("comparison")
+    return Coalesce(Subquery(ours.annotate(number=Count("pk")).values("number")), 0)
+
+
+def _judgments() -> Iterator[str]:
+    rows = Judgment.objects.annotate(slots_number=Count("comparison__slots"))
+    for judgment in rows.iterator(CHUNK):
+        try:
+            check_tiers(judgment.tiers, judgment.slots_number)
+        except BadTiers as error:
+            yield f"judgment {judgment.pk}: {error}"
+        if sorted(judgment.shown_order) != list(range(judgment.slots_number)):
+            yield f"judgment {judgment.pk}: its shown order does not name every slot once"
+
+
+def _preferences() -> Iterator[str]:
+    """Preference rows against those that the judgments give."""
+    last = 0
+    while True:
+        chunk = list(Comparison.objects.filter(pk__gt=last).order_by("pk")[:CHUNK])
+        if not chunk:
+            return
+        last = chunk[-1].pk
+        stored = {_key(row): _facts(row) for row in Preference.objects.filter(comparison__in=chunk)}
+        expected = {_key(row): _facts(row) for row in preferences_of(chunk)}
+        yield from _compare(stored, expected)
+
+
+def _key(row: Preference) -> tuple[int, int, int]:
+    return (row.comparison_id, row.low_slot, row.high_slot)
+
+
+def _facts(row: Preference) -> tuple[object, ...]:
+    votes = (row.votes_for, row.votes_against, row.votes_tied)
+    return (row.chosen_id, row.rejected_id, *votes, round(row.probability, 12))
+
+
+def _compare(
+    stored: dict[tuple[int, int, int], tuple[object, ...]],
+    expected: dict[tuple[int, int, int], tuple[object, ...]],
+) -> Iterator[str]:
+    for key in sorted(stored.keys() | expected.keys()):
+        if stored.get(key) != expected.get(key):
+            comparison, low, high = key
+            yield (
+                f"comparison {comparison}: the preference between slots {low} and {high} "
+                "is not what its judgments say"
+            )
+
+
+def _policies() -> Iterator[str]:
+    for project in Project.objects.annotate(number=Count("policies")).filter(number__gt=0):
+        serving = Policy.objects.filter(project=project, state=PolicyState.SERVING).count()
+        if serving != 1:
+            yield f"project {project.slug}: {serving} policies serve, not one"
+
+
+CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
+    _prompts,
+    _responses,
+    _slots,
+    _overlaps,
+    _judgments,
+    _preferences,
+    _policies,
+)

@@ -1,0 +1,139 @@
+import itertools
+
+import pytest
+
+from labeling.models import Comparison, Judgment, Lease, Preference, Skip
+from labeling.services import assigning, judging
+from labeling.services.checking import breaches
+from labeling.services.judging import Conflict, NotHeld, Verdict
+from labeling.votes import BadTiers
+from tests.builders import judge, make_comparison, make_project, make_user
+
+pytestmark = pytest.mark.django_db
+numbers = itertools.count()
+
+
+def send(lease, tiers, key="") -> Judgment:
+    verdict = Verdict(tiers=tiers)
+    return judging.record_judgment(lease=lease, verdict=verdict, key=key or f"k{next(numbers)}")
+
+
+def take(comparison, annotator) -> Lease:
+    assignment = assigning.next_assignment(project=comparison.project, annotator=annotator)
+    assert assignment is not None
+    return assignment.lease
+
+
+def test_a_verdict_becomes_a_preference_at_once() -> None:
+    comparison = make_comparison(k=2)
+    judge(comparison=comparison, tiers=[[1], [0]])
+    row = Preference.objects.get()
+    slots = list(comparison.slots.all())
+    assert (row.chosen, row.rejected) == (slots[1].response, slots[0].response)
+    assert (row.votes_for, row.votes_against, row.votes_tied) == (1, 0, 0)
+    assert comparison.state == Comparison.State.JUDGED
+
+
+def test_a_four_way_ranking_gives_six_preferences() -> None:
+    judge(comparison=make_comparison(k=4), tiers=[[2], [0, 3], [1]])
+    assert Preference.objects.count() == 6
+    assert Preference.objects.filter(votes_tied=1).count() == 1
+
+
+def test_the_same_key_is_the_same_judgment() -> None:
+    comparison = make_comparison(overlap=2)
+    lease = take(comparison, make_user(role="annotator", project=comparison.project))
+    first = send(lease, [[0], [1]], "again")
+    assert send(lease, [[0], [1]], "again") == first
+    with pytest.raises(Conflict):
+        send(lease, [[1], [0]], "again")
+    assert Judgment.objects.count() == 1
+
+
+def test_judging_again_supersedes_and_keeps_the_first() -> None:
+    comparison = make_comparison(overlap=2)
+    annotator = make_user(role="annotator", project=comparison.project)
+    lease = take(comparison, annotator)
+    send(lease, [[0], [1]])
+    send(lease, [[1], [0]])
+    assert Judgment.objects.count() == 2
+    assert Judgment.objects.current().get().tiers == [[1], [0]]
+    assert Preference.objects.get().votes_for == 1
+    assert not list(breaches())
+
+
+def test_undo_takes_the_preference_back_and_the_comparison_returns() -> None:
+    comparison = make_comparison()
+    annotator = make_user(role="annotator", project=comparison.project)
+    judgment = send(take(comparison, annotator), [[0], [1]])
+    lease = judging.undo(judgment=judgment)
+    assert lease is not None
+    assert lease.comparison == comparison
+    assert not Preference.objects.exists()
+    assert Judgment.objects.count() == 1, "history is kept"
+    comparison.refresh_from_db()
+    assert (comparison.judged, comparison.state) == (0, Comparison.State.OPEN)
+    assert judging.undo(judgment=judgment) is None, "undoing twice does nothing"
+
+
+def test_an_expired_lease_still_counts_where_a_place_is_free() -> None:
+    comparison = make_comparison()
+    lease = take(comparison, make_user(role="annotator", project=comparison.project))
+    Lease.objects.update(expires_at=lease.taken_at)
+    assert not send(lease, [[0], [1]]).surplus
+
+
+def test_work_after_an_expired_lease_is_kept_as_surplus_where_others_filled_the_overlap() -> None:
+    comparison = make_comparison()
+    late = make_user(role="annotator", project=comparison.project)
+    lease = take(comparison, late)
+    Lease.objects.update(expires_at=lease.taken_at)
+    judge(comparison=comparison, tiers=[[1], [0]])
+    assert send(lease, [[0], [1]]).surplus
+    assert Preference.objects.get().votes_against == 0, "surplus does not vote"
+    assert not list(breaches())
+
+
+def test_a_retired_comparison_takes_no_verdict() -> None:
+    comparison = make_comparison()
+    lease = take(comparison, make_user(role="annotator", project=comparison.project))
+    Comparison.objects.update(state=Comparison.State.RETIRED)
+    with pytest.raises(NotHeld):
+        send(lease, [[0], [1]])
+
+
+def test_a_verdict_that_leaves_a_response_out_changes_nothing() -> None:
+    comparison = make_comparison(k=3)
+    lease = take(comparison, make_user(role="annotator", project=comparison.project))
+    with pytest.raises(BadTiers):
+        send(lease, [[0], [1]])
+    assert not Judgment.objects.exists()
+    assert Lease.objects.live().exists()
+
+
+def test_skipped_comparisons_are_not_offered_again_until_undone() -> None:
+    comparison = make_comparison()
+    annotator = make_user(role="annotator", project=comparison.project)
+    judging.skip(lease=take(comparison, annotator))
+    assert assigning.next_assignment(project=comparison.project, annotator=annotator) is None
+    other = make_user(role="annotator", project=comparison.project)
+    assert assigning.next_assignment(project=comparison.project, annotator=other) is not None
+    Lease.objects.all().delete()
+    assert judging.undo_skip(skip=Skip.objects.get()) is not None
+
+
+def test_undo_takes_back_the_latest_of_judgments_and_skips() -> None:
+    project = make_project()
+    for _ in range(2):
+        make_comparison(project=project)
+    annotator = make_user(role="annotator", project=project)
+
+    def following() -> Lease:
+        assignment = assigning.next_assignment(project=project, annotator=annotator)
+        assert assignment is not None
+        return assignment.lease
+
+    judgment = send(following(), [[0], [1]])
+    assert judging.last_action(annotator=annotator, project=project.pk) == judgment
+    judging.skip(lease=following())
+    assert isinstance(judging.last_action(annotator=annotator, project=project.pk), Skip)

@@ -1,0 +1,435 @@
+"""A round's curves as data for server-drawn SVG: read the metrics, thin them, lay them out.
+
+Pure functions but for the readers at the top. All charts of a round have one size and one axis of
+steps, so that they can be read against each other.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from training.guides import Guide, advise, guides
+
+TAIL_BYTES = 2_000_000  # read at most this much from a file's end, however long the round
+MOST_POINTS = 300
+MOST_STRIPS = 48  # places to hover over
+SMOOTHED_SHARE = 20  # the line is the mean over a twentieth of the steps
+
+WIDTH, HEIGHT = 340, 176
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 10, 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """What a round has logged: training steps, and evaluations of the held-out pairs."""
+
+    steps: list[dict[str, float]]
+    held_out: list[dict[str, float]]
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged."""
+        return int(max((row["step"] for row in [*self.steps, *self.held_out]), default=0))
+
+    @property
+    def total(self) -> int:
+        """All steps of the round, 0 as long as nothing is logged."""
+        return int(max((row.get("total", 0) for row in [*self.steps, *self.held_out]), default=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What one chart shows: metrics by key with their names; `share` if from 0 to 1."""
+
+    key: str
+    title: str
+    series: tuple[tuple[str, str], ...]
+    reading: str
+    held_out: bool = False
+    share: bool = False
+    digits: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A named curve: the mean over the last steps, and what it is the mean of, faintly."""
+
+    name: str
+    path: str
+    faint: str
+    second: bool
+    last: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A text at a place of the chart, in the chart's own units."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A guide or warning line: from x to x at height y."""
+
+    y: float
+    start: float
+    end: float
+    text: str
+    warns: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """An upright strip to hover over, which tells the values at one step."""
+
+    x: float
+    width: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    """One evaluation of the held-out pairs."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """Everything a template needs to draw one chart; nothing in it is computed later."""
+
+    key: str
+    title: str
+    reading: str
+    advice: list[str]
+    lines: list[Line]
+    dots: list[Dot]
+    dots_path: str
+    drawn: list[Drawn]
+    y_marks: list[Mark]
+    x_marks: list[Mark]
+    strips: list[Strip]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+    @property
+    def summary(self) -> str:
+        """The chart in words, for those who cannot see it."""
+        ends = ", ".join(f"{line.name} {line.last}" for line in self.lines if line.last)
+        return f"{self.title}: {ends or 'nothing logged yet'}"
+
+
+CHARTS = (
+    Spec(
+        key="loss",
+        title="Loss",
+        series=(("loss", "train"),),
+        held_out=True,
+        digits=3,
+        reading="Falls from ln 2 where a round starts as its own reference; lower means the "
+        "policy tells chosen from rejected. Held-out rising while train falls is memorizing.",
+    ),
+    Spec(
+        key="margin",
+        title="Reward margin",
+        series=(("margin", "train"),),
+        held_out=True,
+        reading="Chosen reward minus rejected reward, mean over pairs. Should grow and level "
+        "off; below 0 the policy prefers what people rejected.",
+    ),
+    Spec(
+        key="accuracy",
+        title="Reward accuracy",
+        series=(("accuracy", "train"),),
+        held_out=True,
+        share=True,
+        reading="Share of pairs with a margin above 0; 0.5 is a coin toss. Trust the held-out "
+        "dots, not the line: a policy can learn its own training pairs by heart.",
+    ),
+    Spec(
+        key="rewards",
+        title="Chosen and rejected reward",
+        series=(("chosen_reward", "chosen"), ("rejected_reward", "rejected")),
+        reading="β times how much likelier each has become than under the reference. Both often "
+        "fall; what counts is the gap. Chosen far below 0 means good answers are unlearned too.",
+    ),
+    Spec(
+        key="kl",
+        title="KL to the reference",
+        series=(("kl", "train"),),
+        held_out=True,
+        reading="How far the policy has moved from the reference, in nats a response; each "
+        "response counts 10 at most. Far away, fluency goes first: lower the learning rate.",
+    ),
+    Spec(
+        key="length",
+        title="Response length",
+        series=(("chosen_tokens", "chosen"), ("rejected_tokens", "rejected")),
+        digits=0,
+        reading="Tokens of the responses in each batch. Where chosen ones are much longer, "
+        "longer is what the policy will learn, whatever people meant.",
+    ),
+)
+
+
+def read_tail(path: Path, limit: int = TAIL_BYTES) -> list[dict[str, Any]]:
+    """The JSON objects in the last `limit` bytes of a JSON-lines file; [] where there is none.
+
+    A line that is cut, torn or not an object is passed over: the file is being written.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            start = max(0, size - limit)
+            file.seek(start)
+            data = file.read(limit)
+    except OSError:
+        return []
+    lines = data.split(b"\n")[1 if start else 0 : -1]
+    return [row for row in map(_object, lines) if row is not None]
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def read_metrics(run_dir: Path) -> Metrics:
+    """A round's metrics as they are on disk now."""
+    steps: list[dict[str, float]] = []
+    held_out: list[dict[str, float]] = []
+    for row in read_tail(run_dir / "metrics.jsonl"):
+        numbers = numbers_in(row)
+        if "step" not in numbers:
+            continue
+        evaluated = row.get("held_out")
+        if isinstance(evaluated, dict):
+            held_out.append(numbers_in(evaluated) | numbers)
+        else:
+            steps.append(numbers)
+    return Metrics(steps=steps, held_out=held_out)
+
+
+def numbers_in(row: dict[str, Any]) -> dict[str, float]:
+    """The values of a row that are finite numbers."""
+    return {key: float(value) for key, value in row.items() if _is_number(value)}
+
+
+def _is_number(value: object) -> bool:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False
+
+
+def seconds_left(metrics: Metrics, window: int = 50) -> float | None:
+    """Seconds until the last step, at the pace of the last steps; None while that is unknown."""
+    timed = [row for row in metrics.steps if "seconds" in row][-window:]
+    if len(timed) < 2 or not metrics.total:
+        return None
+    steps = timed[-1]["step"] - timed[0]["step"]
+    seconds = timed[-1]["seconds"] - timed[0]["seconds"]
+    if steps <= 0 or seconds < 0:
+        return None
+    return max(0.0, metrics.total - timed[-1]["step"]) * seconds / steps
+
+
+def thin(
+    rows: Sequence[dict[str, float]], keys: Iterable[str], most: int = MOST_POINTS
+) -> list[dict[str, float]]:
+    """At most `most` rows: means over runs of neighbouring rows, at the last one's step."""
+    if len(rows) <= most:
+        return list(rows)
+    keys = list(keys)
+    edges = [round(index * len(rows) / most) for index in range(most + 1)]
+    thinned = []
+    for start, end in zip(edges, edges[1:], strict=False):
+        run = rows[start:end]
+        row = {"step": run[-1]["step"]}
+        for key in keys:
+            if values := [r[key] for r in run if key in r]:
+                row[key] = math.fsum(values) / len(values)
+        thinned.append(row)
+    return thinned
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and the `window` - 1 before it (fewer at the start)."""
+    return [
+        math.fsum(values[max(0, end - window) : end]) / min(window, end)
+        for end in range(1, len(values) + 1)
+    ]
+
+
+def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:
+    """Round numbers that span [low, high]: 1, 2 or 5 times a power of ten apart."""
+    span = high - low
+    raw = span / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
+    first = math.floor(low / step + 1e-9)
+    last = math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def charts(metrics: Metrics) -> list[Chart]:
+    """The six charts of a round, whatever has been logged so far."""
+    return [chart(spec, metrics) for spec in CHARTS]
+
+
+def chart(spec: Spec, metrics: Metrics) -> Chart:
+    """One chart, laid out."""
+    keys = [key for key, _ in spec.series]
+    rows = thin(metrics.steps, keys)
+    dots = [row for row in metrics.held_out if spec.held_out and spec.key in row]
+    lines_to_draw = guides(spec.key, metrics.steps, metrics.total)
+    values = [row[key] for row in rows for key in keys if key in row]
+    values += [row[spec.key] for row in dots]
+    ticks = _y_ticks(spec, values, lines_to_draw)
+    x = _scale(0, max(metrics.total, metrics.step, 1), LEFT, WIDTH - RIGHT)
+    y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    points = [(x(row["step"]), y(row[spec.key]), row) for row in dots]
+    return Chart(
+        key=spec.key,
+        title=spec.title,
+        reading=spec.reading,
+        advice=advise(spec.key, metrics.steps, metrics.held_out, metrics.total),
+        lines=[
+            _line(rows, key, name, x, y, spec.digits, second=bool(index))
+            for index, (key, name) in enumerate(spec.series)
+        ],
+        dots=[
+            Dot(x=px, y=py, text=f"Held-out, {_at(spec.key, 'held-out', row, spec.digits)}")
+            for px, py, row in points
+        ],
+        dots_path=_path([(px, py) for px, py, _ in points]),
+        drawn=[_drawn(line, x, y) for line in lines_to_draw if ticks[0] <= line.at <= ticks[-1]],
+        y_marks=[Mark(at=y(tick), text=number(tick, _tick_digits(ticks))) for tick in ticks],
+        x_marks=_x_marks(metrics, x),
+        strips=_strips(spec, rows, x),
+    )
+
+
+def number(value: float, digits: int) -> str:
+    """A number as it stands on a chart, with a true minus sign and no minus before 0."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.removeprefix("-")
+    return text.replace("-", "\u2212")
+
+
+def _y_ticks(spec: Spec, values: Sequence[float], lines: Sequence[Guide]) -> list[float]:
+    if spec.share:
+        return [0.0, 0.25, 0.5, 0.75, 1.0]
+    shown = [0.0, *values]
+    reach = 2 * max(map(abs, shown))
+    shown += [line.at for line in lines if line.always or abs(line.at) <= reach]
+    low, high = min(shown), max(shown)
+    if high - low < 1e-9:
+        high = low + 1.0
+    return nice_ticks(low, high)
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    def place(value: float) -> float:
+        share = (value - low) / (high - low)
+        return round(start + share * (end - start), 1)
+
+    return place
+
+
+def _line(
+    rows: Sequence[dict[str, float]],
+    key: str,
+    name: str,
+    x: Callable[[float], float],
+    y: Callable[[float], float],
+    digits: int,
+    *,
+    second: bool,
+) -> Line:
+    steps = [row["step"] for row in rows if key in row]
+    values = [row[key] for row in rows if key in row]
+    smooth = running_mean(values, max(1, len(values) // SMOOTHED_SHARE))
+    return Line(
+        name=name,
+        path=_path([(x(s), y(v)) for s, v in zip(steps, smooth, strict=True)]),
+        faint=_path([(x(s), y(v)) for s, v in zip(steps, values, strict=True)]),
+        second=second,
+        last=number(smooth[-1], digits) if smooth else "",
+    )
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    """SVG path data; a lone point gets a stub, since a path of one point is not drawn."""
+    if not points:
+        return ""
+    if len(points) == 1:
+        points = [points[0], (points[0][0] + 1, points[0][1])]
+    return "M" + "L".join(f"{px:g} {py:g}" for px, py in points)
+
+
+def _drawn(line: Guide, x: Callable[[float], float], y: Callable[[float], float]) -> Drawn:
+    return Drawn(
+        y=y(line.at),
+        start=LEFT,
+        end=WIDTH - RIGHT if line.until is None else x(line.until),
+        text=line.text,
+        warns=line.warns,
+    )
+
+
+def _tick_digits(ticks: Sequence[float]) -> int:
+    step = ticks[1] - ticks[0]
+    if step >= 1:
+        return 0
+    digits = math.ceil(-math.log10(step) - 1e-9)
+    return digits if abs(step * 10**digits - round(step * 10**digits)) < 1e-6 else digits + 1
+
+
+def _x_marks(metrics: Metrics, x: Callable[[float], float]) -> list[Mark]:
+    last = max(metrics.total, metrics.step)
+    if not last:
+        return []
+    inner = [tick for tick in nice_ticks(0, last) if tick < last * 0.88 and tick == int(tick)]
+    return [Mark(at=x(tick), text=number(tick, 0)) for tick in [*inner, last]]
+
+
+def _strips(
+    spec: Spec, rows: Sequence[dict[str, float]], x: Callable[[float], float]
+) -> list[Strip]:
+    """Strips that fill the logged part of the chart, each telling its last row's values."""
+    every = max(1, math.ceil(len(rows) / MOST_STRIPS))
+    chosen = [rows[min(i + every, len(rows)) - 1] for i in range(0, len(rows), every)]
+    strips = []
+    edge: float = LEFT
+    for row in chosen:
+        end = x(row["step"])
+        told = [
+            f"{name} {number(row[key], spec.digits)}" for key, name in spec.series if key in row
+        ]
+        if end > edge and told:
+            text = f"Step {row['step']:.0f}: {', '.join(told)}"
+            strips.append(Strip(x=edge, width=round(end - edge, 1), text=text))
+            edge = end
+    return strips
+
+
+def _at(key: str, name: str, row: dict[str, float], digits: int) -> str:
+    return f"step {row['step']:.0f}: {number(row[key], digits)}"

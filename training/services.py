@@ -1,0 +1,150 @@
+"""Rounds: start, follow, end. The only writer of Round rows."""
+
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import IntegrityError, transaction
+from django.db.models import Max
+from django.utils import timezone
+
+from jobs import queue
+from jobs.run_dir import read_json
+from labeling.models import Policy, Project, User
+from labeling.services.promoting import register_policy, serving_policy
+from training.models import LIVE_ROUND_STATES, Round, RoundState, Snapshot
+from training.readiness import Problem, count_pairs, readiness
+from training.snapshots import freeze
+
+KIND = "training.round"
+SMALL_MODEL_BYTES = 200_000_000
+
+
+class NotReady(Exception):
+    """A round cannot start now; `problems` say why."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__(" ".join(problem.text for problem in problems))
+        self.problems = problems
+
+
+def default_options(policy: Policy) -> dict[str, Any]:
+    """Trainer options that suit the policy's size on disk; a manager may change each.
+
+    Small models take a large learning rate and full fine-tuning; large ones repeat themselves
+    above about 1e-6 in full (SimPO's notes), so they get an adapter at 1e-5.
+    """
+    weights = sum(file.stat().st_size for file in Path(policy.model_path).glob("*.safetensors"))
+    small = weights < SMALL_MODEL_BYTES
+    return {
+        "method": "full" if small else "lora",
+        "beta": 0.1,
+        "learning_rate": 3e-4 if small else 1e-5,
+        "epochs": 2 if small else 1,
+        "batch_groups": 8,
+        "max_length": 1024,
+        "dtype": "float32" if small else "bfloat16",
+    }
+
+
+def initial_policy(policy: Policy) -> Policy:
+    """The policy at the root of this one's line."""
+    while policy.parent is not None:
+        policy = policy.parent
+    return policy
+
+
+def start_round(
+    *,
+    project: Project,
+    actor: User | None,
+    options: dict[str, Any] | None = None,
+    reference: Round.Reference = Round.Reference.INITIAL,
+) -> Round:
+    """Queue a round that starts from the serving policy. NotReady says what is in the way."""
+    blocking = [p for p in readiness(project, count_pairs(project)) if p.blocks]
+    start = serving_policy(project)
+    if blocking or start is None:
+        raise NotReady(blocking)
+    held_to = initial_policy(start) if reference == Round.Reference.INITIAL else start
+    try:
+        with transaction.atomic():
+            round_ = Round.objects.create(
+                project=project,
+                number=_next_number(project),
+                start=start,
+                reference=held_to,
+                options=default_options(start) | (options or {}),
+                started_by=actor,
+            )
+            round_.run_dir = str(settings.RUNS_DIR / f"round-{round_.pk:06d}")
+            job = queue.enqueue(kind=KIND, payload={"round": round_.pk}, lane="gpu")
+            round_.job_id = job.pk
+            round_.save(update_fields=["run_dir", "job_id"])
+    except IntegrityError:
+        raise NotReady([Problem(text="Another round was started just now.", blocks=True)]) from None
+    return round_
+
+
+def cancel_round(*, round_: Round) -> None:
+    """Ask for the round to stop; its last checkpoint stays."""
+    if round_.job_id is not None:
+        queue.request_cancel(round_.job_id)
+
+
+def begin(round_: Round) -> Snapshot:
+    """Mark the round as running and freeze its snapshot, unless an earlier attempt did."""
+    Round.objects.filter(pk=round_.pk, state=RoundState.QUEUED).update(
+        state=RoundState.RUNNING, started_at=timezone.now()
+    )
+    if round_.snapshot is None:
+        folder = settings.RUNS_DIR / "snapshots"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / f"round-{round_.pk:06d}.jsonl"
+        round_.snapshot = freeze(project=round_.project, path=path)
+        round_.save(update_fields=["snapshot"])
+    return round_.snapshot
+
+
+def note_progress(*, round_: Round, step: int, total: int) -> None:
+    """The trainer's last logged step."""
+    Round.objects.filter(pk=round_.pk, state=RoundState.RUNNING).update(
+        step=step, total_steps=total
+    )
+
+
+def end_round(*, round_: Round, state: RoundState, error: str = "") -> None:
+    """Bring a live round to an end that is not success."""
+    Round.objects.filter(pk=round_.pk, state__in=LIVE_ROUND_STATES).update(
+        state=state, error=error, finished_at=timezone.now()
+    )
+
+
+def take_in(*, round_: Round) -> Policy | None:
+    """Register the policy a round made, and its figures. Once only."""
+    run_dir = Path(round_.run_dir)
+    manifest = read_json(run_dir / "manifest.json")
+    adapter = (run_dir / "policy" / "adapter_config.json").exists()
+    policy = register_policy(
+        project=round_.project,
+        name=f"Round {round_.number}",
+        model_path=Path(round_.start.model_path) if adapter else run_dir / "policy",
+        adapter_path=run_dir / "policy" if adapter else None,
+        parent=round_.start,
+        actor=round_.started_by,
+    )
+    with transaction.atomic():
+        round_ = Round.objects.select_for_update().get(pk=round_.pk)
+        if not round_.live:
+            return None
+        round_.policy = policy
+        round_.results = manifest["results"]
+        round_.state = RoundState.SUCCEEDED
+        round_.finished_at = timezone.now()
+        round_.save(update_fields=["policy", "results", "state", "finished_at"])
+    return policy
+
+
+def _next_number(project: Project) -> int:
+    Project.objects.select_for_update().get(pk=project.pk)
+    return (project.rounds.aggregate(last=Max("number"))["last"] or 0) + 1
