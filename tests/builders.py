@@ -5,7 +5,11 @@ have come about in the product.
 """
 
 import itertools
+import os
 from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
 
 from labeling.chat import Message
 from labeling.models import (
@@ -26,6 +30,7 @@ from labeling.services.assigning import lease_again
 from labeling.services.comparing import NewComparison, create_comparisons
 from labeling.services.judging import Verdict, record_judgment
 
+ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery staple"
 _numbers = itertools.count(1)
 
@@ -167,3 +172,11 @@ def judge(
     judgment = record_judgment(lease=lease, verdict=verdict, key=key or f"key-{next(_numbers)}")
     comparison.refresh_from_db()
     return judgment
+
+
+def real_data(name: str) -> Path:
+    """A file of real data, from PREFLOOP_TEST_DATA or beside the checkout; skips without it."""
+    folder = Path(os.environ.get("PREFLOOP_TEST_DATA") or ROOT.parent / "shared" / "data")
+    if not (folder / name).is_file():
+        pytest.skip(f"{name} is not here: PREFLOOP_TEST_DATA names the folder of real data")
+    return folder / name

@@ -3,7 +3,7 @@
 import secrets
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from django.conf import settings
@@ -11,8 +11,9 @@ from django.core.management import call_command
 
 from config.demo.progress import Bar
 from jobs.run_dir import last_line
+from labeling.formats import Parsed, prompt_row
 from labeling.models import Membership, Policy, Project, Role, User
-from labeling.services.importing import import_prompt_rows
+from labeling.services.importing import import_prompts
 from labeling.services.promoting import register_policy
 from training.starter.styles import bundled_prompts
 
@@ -83,8 +84,8 @@ def project() -> Project:
         slug=SLUG,
         defaults={"name": "Everyday advice", "guidelines": GUIDELINES, "comparison_size": 4},
     )
-    rows = [{"id": row.id, "prompt": row.prompt, "topic": row.topic} for row in bundled_prompts()]
-    import_prompt_rows(project=found, rows=rows)
+    rows = [prompt_row(asdict(row)) for row in bundled_prompts()]
+    import_prompts(slug=SLUG, parsed=Parsed(rows=rows), skip_bad=False)
     return found
 
 

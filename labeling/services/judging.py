@@ -1,4 +1,4 @@
-"""Verdicts. The only writer of judgments and skips."""
+"""Verdicts. The only writer of judgments and skips, but for imported ones (importing.py)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

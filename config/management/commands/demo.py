@@ -1,0 +1,179 @@
+"""`manage.py demo`: the whole product on one machine, with one command."""
+
+import json
+import shutil
+import signal
+import threading
+import types
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import connection, connections
+
+from config.demo import headless, preparing
+from config.demo.browser import PageError
+from config.demo.site import Site, SiteError, check_port
+from generation.services import CannotGenerate, start_batch, unanswered
+from labeling.models import Project
+from labeling.services.promoting import serving_policy
+
+NEED_FREE_BYTES = 500 * 2**20
+K = 4
+FILES = ("prefloop.sqlite3", "prefloop.sqlite3-wal", "prefloop.sqlite3-shm")
+FOLDERS = ("runs", "logs")
+
+
+class Stop(BaseException):
+    """Ctrl+C, or the terminal went away."""
+
+
+class Command(BaseCommand):
+    """Sets everything up, starts the site, and waits; or runs the loop by itself."""
+
+    help = "Set up and run Prefloop here: bundled prompts, a starter policy, web and worker."
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """The command's options."""
+        parser.add_argument("--port", type=int, default=8000, help="where the site listens")
+        parser.add_argument("--data", help="folder of the database and all files (default: var)")
+        parser.add_argument(
+            "--reset", action="store_true", help="delete the demo's data and start anew"
+        )
+        parser.add_argument(
+            "--headless",
+            action="store_true",
+            help="no person needed: simulated annotators and two rounds, then a table",
+        )
+        parser.add_argument("--json", type=Path, help="with --headless: write the table here too")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """CommandError (exit 1) names what is in the way; everything started is ended."""
+        if options["json"] and not options["headless"]:
+            raise CommandError("--json goes with --headless: only that makes a table.")
+        try:
+            with _signals_as_stop():
+                self._run(options)
+        except Stop:
+            self.stdout.write("\nStopped. Run the same command to go on.")
+        except (
+            preparing.PreparationError,
+            SiteError,
+            PageError,
+            headless.LoopError,
+        ) as error:
+            raise CommandError(str(error)) from None
+
+    def _run(self, options: dict[str, Any]) -> None:
+        check_port(options["port"])
+        self._check_disk()
+        if options["reset"] or options["headless"]:
+            _reset(explicit=options["reset"] or options["data"] is None)
+        preparing.migrate()
+        folder = preparing.starter_policy()
+        project = preparing.project()
+        preparing.register_starter(project, folder)
+        people = preparing.people(project, annotators=3 if options["headless"] else 1)
+        connections.close_all()
+        with Site(options["port"]) as site:
+            self._first_candidates(site, project)
+            if options["headless"]:
+                self._loop(site, project, people, options["json"])
+            else:
+                self._invite(site, people)
+                _wait(site)
+
+    def _check_disk(self) -> None:
+        free = shutil.disk_usage(settings.DATA_DIR).free
+        if free < NEED_FREE_BYTES:
+            raise CommandError(
+                f"{settings.DATA_DIR} has {free // 2**20} MiB free; the demo needs 500 MiB. "
+                "Free some space, or choose another folder with --data."
+            )
+
+    def _first_candidates(self, site: Site, project: Project) -> None:
+        """Have the serving policy answer what it has not answered yet, in the worker."""
+        policy = serving_policy(project)
+        live = project.batches.filter(state__in=("queued", "running")).first()
+        if live is None and policy is not None and unanswered(policy).exists():
+            try:
+                live = start_batch(policy=policy, actor=None, k=K)
+            except CannotGenerate as reason:
+                raise CommandError(str(reason)) from None
+        if live is not None:
+            headless.follow_batch(site, live, "Writing candidates")
+
+    def _loop(
+        self, site: Site, project: Project, people: list[preparing.SignIn], path: Path | None
+    ) -> None:
+        table = headless.Loop(site, project, people).run()
+        self.stdout.write("\n" + headless.as_text(table))
+        if path is not None:
+            path.write_text(json.dumps(headless.as_json(table), indent=1) + "\n")
+        if not headless.improved(table):
+            raise CommandError("The loop did not improve the policy.")
+        data = settings.DATA_DIR
+        self.stdout.write(f"\nLook around in it: python3 manage.py demo --data {data}")
+
+    def _invite(self, site: Site, people: list[preparing.SignIn]) -> None:
+        self.stdout.write(f"\nPrefloop runs at  {site.address}\n\nSign in as\n")
+        for person in people:
+            self.stdout.write(
+                f"  {person.role:<10}  user name  {person.username:<10}  "
+                f"password  {person.password}\n"
+            )
+        self.stdout.write("\nThe passwords are new and shown only here. Ctrl+C ends the demo.\n")
+        self.stdout.flush()
+
+
+@contextmanager
+def _signals_as_stop() -> Iterator[None]:
+    """Ctrl+C, SIGTERM and a closed terminal all end the demo in good order, once."""
+
+    def stop(number: int, _frame: types.FrameType | None) -> None:
+        for one in caught:
+            signal.signal(one, signal.SIG_IGN)
+        raise Stop(number)
+
+    caught = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        caught.append(signal.SIGHUP)
+    before = {one: signal.signal(one, stop) for one in caught}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _wait(site: Site) -> None:
+    """Until Ctrl+C, or until a process of the site ends by itself."""
+    while True:
+        site.check()
+        threading.Event().wait(1)
+
+
+def _reset(*, explicit: bool) -> None:
+    """Delete the demo's database and files, by name; the starter policy and the key stay.
+
+    A folder that was named without --reset must hold no demo yet.
+    """
+    folder: Path = settings.DATA_DIR
+    if not (folder / "prefloop.sqlite3").exists():
+        return
+    if connection.vendor != "sqlite":
+        raise CommandError("--reset works on the embedded SQLite database only.")
+    if not explicit:
+        raise CommandError(
+            f"{folder} holds a demo already. Add --reset to delete it and start anew."
+        )
+    connections.close_all()
+    for name in FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)

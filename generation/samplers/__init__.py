@@ -1,0 +1,1 @@
+"""Programs that write responses: a run directory with prompts in, responses out."""

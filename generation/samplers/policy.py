@@ -1,0 +1,102 @@
+"""A policy from its folders: checked before any library sees them, then loaded without the net."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from generation.samplers.protocol import PolicySpec
+from jobs.run_dir import RunDirError, read_json
+from labeling.policy_files import UnsafePolicy, check_policy_dir, policy_digest
+
+
+def check_policy(policy: PolicySpec) -> None:
+    """UnsafePolicy or RunDirError unless the folders are safe and are the policy in the spec."""
+    base = Path(policy.model)
+    check_policy_dir(base)
+    if not (base / "config.json").is_file() or (base / "adapter_config.json").exists():
+        # beside a model, the library would load the adapter and whatever base it names
+        raise UnsafePolicy(f"{base} must be a model's folder; an adapter's goes under 'adapter'")
+    if policy.adapter is not None:
+        _check_adapter(Path(policy.adapter))
+    folder = weights_folder(policy)
+    digest = policy_digest(folder)
+    if digest != policy.digest:
+        raise RunDirError(
+            f"{folder} is not the policy that was asked for: its digest is {digest}, the spec "
+            f"says {policy.digest}. Nothing was generated; start a new batch with the right policy"
+        )
+
+
+def _check_adapter(folder: Path) -> None:
+    check_policy_dir(folder)
+    config = read_json(folder / "adapter_config.json")
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UnsafePolicy(f"{folder} is not a LoRA adapter, the only kind that is loaded")
+
+
+def weights_folder(policy: PolicySpec) -> Path:
+    """The folder whose digest names the policy."""
+    return Path(policy.adapter or policy.model)
+
+
+def load_tokenizer(policy: PolicySpec) -> Any:
+    """The policy's own tokenizer (an adapter's folder may bring one), else its base model's."""
+    from transformers import AutoTokenizer
+
+    own = weights_folder(policy)
+    folder = own if (own / "tokenizer_config.json").is_file() else Path(policy.model)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # the library has no common error for a folder it cannot use
+        raise RunDirError(f"the tokenizer in {folder} does not load: {error}") from error
+
+
+def load_model(policy: PolicySpec, dtype: str) -> Any:
+    """The model in eval mode on the GPU where there is one, its adapter merged.
+
+    Raises RunDirError when the weights do not load or are not all there (the library would make
+    up the missing ones), MemoryError when they do not fit.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model = _load_base(policy.model)
+        if policy.adapter is not None:
+            model = _merge_adapter(model, policy.adapter)
+        return model.to(dtype=getattr(torch, dtype), device=device).eval()
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(f"the policy does not fit into the GPU's memory: {error}") from error
+    except (RunDirError, MemoryError):
+        raise
+    except Exception as error:
+        raise RunDirError(f"the policy in {policy.model} does not load: {error}") from error
+
+
+def _load_base(folder: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,  # an adapter is merged before it is rounded to the batch's dtype
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+        attn_implementation="sdpa",  # never what config.json names: that can be code from a hub
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        names = ", ".join(sorted(info["missing_keys"])[:4])
+        raise RunDirError(f"the weights in {folder} are incomplete: {names} and so on are missing")
+    return model
+
+
+def _merge_adapter(model: Any, folder: str) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*missing adapter keys.*")
+        return PeftModel.from_pretrained(model, folder, local_files_only=True).merge_and_unload()
