@@ -195,6 +195,8 @@ def stop_on_orphaned() -> None:
     def watch() -> None:
         while os.read(0, 1):
             pass
+        if os.getpgrp() == os.getpid():  # ours alone: whatever we started goes too
+            os.killpg(0, signal.SIGKILL)
         os._exit(EXIT_STOPPED)
 
     threading.Thread(target=watch, name="orphan-guard", daemon=True).start()
