@@ -28,6 +28,10 @@ try:
     SAMPLER_PYTHON = env.text("SAMPLER_PYTHON", sys.executable)
     # Folders a manager may name a model from, besides DATA_DIR/models.
     MODEL_ROOTS = [Path(root).resolve() for root in env.words("MODEL_ROOTS")]
+    # Whether managers may also name models of the hub, which the worker then fetches.
+    HUB = env.flag("HUB", False)
+    # The model that the demo starts from instead of the starter policy: a folder or a hub id.
+    MODEL = env.text("MODEL")
     # A worker that has not renewed a job's lease for so long has lost it.
     JOB_LEASE_SECONDS = env.number("JOB_LEASE_SECONDS", 30, minimum=1)
     SECRET_KEY_GIVEN = env.text("SECRET_KEY")

@@ -1,18 +1,25 @@
-"""What the worker does for a batch: write its run directory, run the sampler, take it in."""
+"""What the worker does: write a batch with the sampler, and take in a policy that people bring."""
+
+from pathlib import Path
 
 from django.conf import settings
+from django.db import IntegrityError
 
-from generation import services
+from generation import adding, services
 from generation.models import Batch, BatchState
 from jobs.models import Job, JobState
 from jobs.outcome import failure_words
 from jobs.process import run_program
 from jobs.registry import handler
-from jobs.run_dir import EXIT_DONE, EXIT_STOPPED, last_line, read_jsonl
+from jobs.run_dir import EXIT_DONE, EXIT_STOPPED, last_line, read_json, read_jsonl
 from jobs.running import JobFailed, RunningJob, TryAgain
+from labeling.models import Project, User
+from labeling.policy_files import UnsafePolicy
+from labeling.services.promoting import register_policy
 
 SILENCE_S = 15 * 60.0
 ADVICE = "Ask for fewer tokens, or free memory, and start a batch again; nothing was lost."
+MB = 10**6  # bytes
 
 
 def _ended(job: Job, state: JobState, error: str) -> None:
@@ -49,3 +56,57 @@ def run_batch(job: RunningJob) -> None:
         raise JobFailed(failure_words(run_dir, code, advice=ADVICE))
     with job.fenced():
         services.take_in(batch=batch)
+
+
+@handler(adding.KIND)
+def add_policy(job: RunningJob) -> None:
+    """Idempotent: what was fetched is not fetched again, what is registered stays as it is."""
+    wanted = job.payload
+    name, source, revision = wanted["name"], wanted["source"], wanted["revision"]
+    try:
+        folder = adding.check_source(source, revision) or _fetch(job, source, revision)
+        job.progress(0, 0, "Checking and hashing the files")
+        job.check()
+        register_policy(
+            project=Project.objects.get(pk=wanted["project"]),
+            name=name,
+            model_path=folder,
+            actor=User.objects.filter(pk=wanted["actor"]).first(),
+        )
+    except (adding.CannotAdd, UnsafePolicy) as error:
+        raise JobFailed(f"{str(error).rstrip('.')}. Nothing was registered.") from None
+    except IntegrityError:
+        raise JobFailed(
+            f"Another policy took the name {name} meanwhile. Add this one under a new name."
+        ) from None
+    except PermissionError as error:
+        raise JobFailed(
+            f"The worker may not read {error.filename}. Nothing was registered; give the user "
+            "that it runs as the right to read, and add the policy again."
+        ) from None
+
+
+def _fetch(job: RunningJob, repo: str, revision: str) -> Path:
+    """The folder of a model from the hub."""
+    run_dir: Path = settings.RUNS_DIR / f"policy-{job.id:06d}"
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def follow() -> None:
+        line = last_line(run_dir / "metrics.jsonl")
+        done, total = line.get("done", 0), line.get("total", 0)
+        job.progress(done // MB, total // MB, "Fetching from the hub")
+
+    code = run_program(
+        job,
+        adding.fetch_command(repo=repo, revision=revision, run_dir=run_dir),
+        cwd=settings.BASE_DIR,
+        env=adding.fetch_environment(),
+        on_tick=follow,
+        log_path=run_dir / "program.log",
+        silence_s=SILENCE_S,
+    )
+    if code == EXIT_STOPPED:
+        raise TryAgain("The download was stopped from outside; it goes on where it was.")
+    if code != EXIT_DONE:
+        raise JobFailed(failure_words(run_dir, code, advice="Free memory and add it again."))
+    return Path(read_json(run_dir / "manifest.json")["folder"])

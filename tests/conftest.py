@@ -9,6 +9,21 @@ from django.db import connection
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where everything is said to be installed (CI), a test that skips has failed to look.
+
+    Tests on data that is not the project's own may skip all the same.
+    """
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not os.environ.get("PREFLOOP_TEST_REQUIRE_ALL"):
+        return
+    reasons = [str(report.longrepr) for report in reporter.stats.get("skipped", [])]
+    unexpected = [reason for reason in reasons if "real data" not in reason]
+    if unexpected:
+        print("\nSkipped, though nothing may skip here:", *unexpected, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(autouse=True)
 def _quick_passwords(settings) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -1,43 +1,21 @@
-"""A round's curves as data for server-drawn SVG: read the metrics, thin them, lay them out.
+"""A round's curves as data for server-drawn SVG. Pure functions.
 
-Pure functions but for the readers at the top. All charts of a round have one size and one axis of
-steps, so that they can be read against each other.
+All charts of a round have one size and one axis of steps, so that they can be read against each
+other.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from training.guides import Guide, advise, guides
+from training.metrics import Metrics, thin
 
-TAIL_BYTES = 2_000_000  # read at most this much from a file's end, however long the round
-MOST_POINTS = 300
 MOST_STRIPS = 48  # places to hover over
-SMOOTHED_SHARE = 20  # the line is the mean over a twentieth of the steps
+SMOOTHED_SHARE = 12  # the line is the mean over a twelfth of what has been logged
 
 WIDTH, HEIGHT = 340, 176
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 10, 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """What a round has logged: training steps, and evaluations of the held-out pairs."""
-
-    steps: list[dict[str, float]]
-    held_out: list[dict[str, float]]
-
-    @property
-    def step(self) -> int:
-        """The last step that was logged."""
-        return int(max((row["step"] for row in [*self.steps, *self.held_out]), default=0))
-
-    @property
-    def total(self) -> int:
-        """All steps of the round, 0 as long as nothing is logged."""
-        return int(max((row.get("total", 0) for row in [*self.steps, *self.held_out]), default=0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +60,11 @@ class Drawn:
     text: str
     warns: bool
 
+    @property
+    def short(self) -> bool:
+        """Whether it ends early; its text then stands to the right of it."""
+        return self.end < WIDTH - RIGHT
+
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
@@ -98,6 +81,7 @@ class Dot:
 
     x: float
     y: float
+    value: str
     text: str
 
 
@@ -122,6 +106,16 @@ class Chart:
     right: int = WIDTH - RIGHT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+    @property
+    def plot_height(self) -> int:
+        """Height of the part that curves are in."""
+        return self.bottom - self.top
+
+    @property
+    def last_dot(self) -> str:
+        """The newest held-out value."""
+        return self.dots[-1].value if self.dots else ""
 
     @property
     def summary(self) -> str:
@@ -183,92 +177,6 @@ CHARTS = (
 )
 
 
-def read_tail(path: Path, limit: int = TAIL_BYTES) -> list[dict[str, Any]]:
-    """The JSON objects in the last `limit` bytes of a JSON-lines file; [] where there is none.
-
-    A line that is cut, torn or not an object is passed over: the file is being written.
-    """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            start = max(0, size - limit)
-            file.seek(start)
-            data = file.read(limit)
-    except OSError:
-        return []
-    lines = data.split(b"\n")[1 if start else 0 : -1]
-    return [row for row in map(_object, lines) if row is not None]
-
-
-def _object(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def read_metrics(run_dir: Path) -> Metrics:
-    """A round's metrics as they are on disk now."""
-    steps: list[dict[str, float]] = []
-    held_out: list[dict[str, float]] = []
-    for row in read_tail(run_dir / "metrics.jsonl"):
-        numbers = numbers_in(row)
-        if "step" not in numbers:
-            continue
-        evaluated = row.get("held_out")
-        if isinstance(evaluated, dict):
-            held_out.append(numbers_in(evaluated) | numbers)
-        else:
-            steps.append(numbers)
-    return Metrics(steps=steps, held_out=held_out)
-
-
-def numbers_in(row: dict[str, Any]) -> dict[str, float]:
-    """The values of a row that are finite numbers."""
-    return {key: float(value) for key, value in row.items() if _is_number(value)}
-
-
-def _is_number(value: object) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
-
-
-def seconds_left(metrics: Metrics, window: int = 50) -> float | None:
-    """Seconds until the last step, at the pace of the last steps; None while that is unknown."""
-    timed = [row for row in metrics.steps if "seconds" in row][-window:]
-    if len(timed) < 2 or not metrics.total:
-        return None
-    steps = timed[-1]["step"] - timed[0]["step"]
-    seconds = timed[-1]["seconds"] - timed[0]["seconds"]
-    if steps <= 0 or seconds < 0:
-        return None
-    return max(0.0, metrics.total - timed[-1]["step"]) * seconds / steps
-
-
-def thin(
-    rows: Sequence[dict[str, float]], keys: Iterable[str], most: int = MOST_POINTS
-) -> list[dict[str, float]]:
-    """At most `most` rows: means over runs of neighbouring rows, at the last one's step."""
-    if len(rows) <= most:
-        return list(rows)
-    keys = list(keys)
-    edges = [round(index * len(rows) / most) for index in range(most + 1)]
-    thinned = []
-    for start, end in zip(edges, edges[1:], strict=False):
-        run = rows[start:end]
-        row = {"step": run[-1]["step"]}
-        for key in keys:
-            if values := [r[key] for r in run if key in r]:
-                row[key] = math.fsum(values) / len(values)
-        thinned.append(row)
-    return thinned
-
-
 def running_mean(values: Sequence[float], window: int) -> list[float]:
     """The mean of each value and the `window` - 1 before it (fewer at the start)."""
     return [
@@ -315,8 +223,7 @@ def chart(spec: Spec, metrics: Metrics) -> Chart:
             for index, (key, name) in enumerate(spec.series)
         ],
         dots=[
-            Dot(x=px, y=py, text=f"Held-out, {_at(spec.key, 'held-out', row, spec.digits)}")
-            for px, py, row in points
+            _dot(px, py, row["step"], number(row[spec.key], spec.digits)) for px, py, row in points
         ],
         dots_path=_path([(px, py) for px, py, _ in points]),
         drawn=[_drawn(line, x, y) for line in lines_to_draw if ticks[0] <= line.at <= ticks[-1]],
@@ -348,7 +255,7 @@ def _y_ticks(spec: Spec, values: Sequence[float], lines: Sequence[Guide]) -> lis
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     def place(value: float) -> float:
-        share = (value - low) / (high - low)
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
         return round(start + share * (end - start), 1)
 
     return place
@@ -431,5 +338,5 @@ def _strips(
     return strips
 
 
-def _at(key: str, name: str, row: dict[str, float], digits: int) -> str:
-    return f"step {row['step']:.0f}: {number(row[key], digits)}"
+def _dot(x: float, y: float, step: float, value: str) -> Dot:
+    return Dot(x=x, y=y, value=value, text=f"Held-out at step {step:.0f}: {value}")

@@ -1,6 +1,6 @@
 """What DPO is known to do wrong, as lines on the curves and as words when it happens. Pure.
 
-The thresholds come from what users of other trainers met and reported (docs/managers.md).
+The thresholds come from what users of other trainers met and reported.
 """
 
 import math
@@ -50,7 +50,7 @@ def guides(key: str, steps: Rows, total: int) -> list[Guide]:
         case "rewards":
             return [
                 Guide(at=0.0, text="", always=True),
-                Guide(at=UNLEARNED_REWARD, text="", warns=True),
+                Guide(at=UNLEARNED_REWARD, text="chosen", warns=True),
             ]
         case "kl":
             return [Guide(at=FAR_KL, text=f"{FAR_KL:g} nats", warns=True)]

@@ -57,7 +57,7 @@ def open_page(browser: Any, live_server: Any) -> Iterator[Callable[..., Any]]:
 
     def watch(page: Any) -> None:
         page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
-        page.on("dialog", lambda dialog: (wrong.append("dialog"), dialog.dismiss()))
+        page.on("dialog", lambda dialog: _refuse(dialog, wrong))
         page.on("console", lambda line: wrong.append(line.text) if "policy" in line.text else None)
         page.on("request", lambda request: _note_foreign(request.url, live_server.url, wrong))
 
@@ -77,6 +77,11 @@ def open_page(browser: Any, live_server: Any) -> Iterator[Callable[..., Any]]:
         page.goto("about:blank")  # no request outlives the test's database
         page.context.close()
     assert wrong == []
+
+
+def _refuse(dialog: Any, wrong: list[str]) -> None:
+    wrong.append(f"dialog: {dialog.message}")
+    dialog.dismiss()
 
 
 def _note_foreign(url: str, own: str, wrong: list[str]) -> None:

@@ -39,6 +39,7 @@ def test_a_session_by_keyboard_alone(
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)
     page.keyboard.press("Enter")
+    page.wait_for_url(JUDGE)  # with its scripts
     counts = page.locator("#judge-counts")
     expect(counts).to_have_text(re.compile("0 today.*4 left"))
     page.keyboard.press("2")
@@ -100,6 +101,30 @@ def test_four_answers_are_ranked_by_keys_with_a_tie(
     expect(page.get_by_text("Saved: C over A = B over D.")).to_be_visible()
     a, b, c, d = shown_order(comparison.pk, ada.pk, 4)
     assert [sorted(tier) for tier in Judgment.objects.get().tiers] == [[c], sorted([a, b]), [d]]
+
+
+def test_each_comparison_starts_afresh(
+    project: Project, ada: User, open_page: Callable[..., Any]
+) -> None:
+    long = make_prompt(project=project, text="A long question. " * 200)
+    for priority in (3, 2):
+        make_comparison(project=project, k=3, priority=priority)
+    make_comparison(prompt=long, texts=["word " * 2000, "short"], priority=1)
+    page = open_page(ada, JUDGE)
+    page.wait_for_timeout(1500)
+    for ranking in ("C over A over B", "B over C over A"):
+        expect(page.locator("[data-sentence]")).to_have_text("Press 1 to 3, best first.")
+        for letter in ranking.split(" over "):
+            page.keyboard.press(letter.lower())
+        page.keyboard.press("Enter")
+        expect(page.get_by_text(f"Saved: {ranking}.")).to_be_visible()
+    first, second = Judgment.objects.order_by("pk")
+    assert first.active_ms >= 1500
+    assert second.active_ms < first.active_ms
+    page.get_by_role("button", name="Show all").click()
+    page.mouse.move(600, 400)
+    page.mouse.wheel(0, 3000)  # the short answer stays in view beside the long one
+    expect(page.get_by_role("paragraph").get_by_text("short", exact=True)).to_be_in_viewport()
 
 
 def test_four_answers_are_ranked_by_clicks_on_the_cards(

@@ -58,7 +58,7 @@ def test_a_member_of_one_project_lands_in_it(role: Role, client: Client) -> None
     client.force_login(make_user(role=role, project=project))
     answer = client.get("/")
     assert answer.status_code == 302
-    assert answer.url.startswith(f"/p/{project.slug}/")
+    assert answer["Location"].startswith(f"/p/{project.slug}/")
 
 
 def test_home_lists_projects_and_says_what_to_do_where_there_is_none(client: Client) -> None:

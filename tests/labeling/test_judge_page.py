@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from django.test import Client
@@ -14,8 +15,8 @@ from labeling.services.assigning import shown_order
 from tests.builders import judge, make_comparison, make_policy, make_project, make_user
 
 HTMX = {"HX-Request": "true"}
-# Session, user, membership; own lease, slots, today, left.
-NEXT_WITH_OWN_LEASE = 7
+# Session, user, membership; own lease, slots, today, left, held.
+NEXT_WITH_OWN_LEASE = 8
 # Taking a lease is a transaction of its own; so is writing a judgment and its preferences.
 NEXT_WITH_NEW_LEASE = 16
 SUBMIT_AND_NEXT = 38
@@ -46,7 +47,7 @@ def hidden(html: str, name: str) -> str:
     return found[1]
 
 
-def send(client: Client, project: Project, html: str, **fields: object) -> object:
+def send(client: Client, project: Project, html: str, **fields: object) -> Any:
     data = {name: hidden(html, name) for name in ("lease", "key", "active_ms")} | fields
     url = reverse("labeling:judge", kwargs={"slug": project.slug})
     return client.post(url, data, headers=HTMX)
@@ -93,7 +94,7 @@ def test_the_page_never_tells_whose_a_response_is(
 ) -> None:
     comparison = make_comparison(project=project, policy=make_policy(project=project))
     before = _without_tokens(page(client, project))
-    slot = comparison.slots.first()
+    slot = comparison.slots.get(index=0)
     slot.response.policy = make_policy(project=project, name="zebra")
     slot.response.logp, slot.response.times_sampled = -12.5, 7
     slot.response.save()

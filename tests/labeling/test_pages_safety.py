@@ -12,6 +12,7 @@ from django.test import Client, RequestFactory
 from django.urls import reverse
 
 from config.views import csrf_failure
+from labeling.chat import Message
 from labeling.models import Role, User
 from tests.builders import make_comparison, make_project, make_prompt, make_user
 from tests.labeling.hostile import HOSTILE
@@ -68,9 +69,13 @@ def test_hostile_prompts_responses_and_guidelines_are_harmless_on_the_judging_pa
     project = make_project(name=f"Kitchen {text[:80]}")
     project.guidelines = text
     project.save()
-    turns = [("user", text), ("assistant", text), ("user", text)]
     prompt = make_prompt(
-        project=project, messages=[{"role": role, "content": said} for role, said in turns]
+        project=project,
+        messages=[
+            Message(role="user", content=text),
+            Message(role="assistant", content=text),
+            Message(role="user", content=text),
+        ],
     )
     make_comparison(prompt=prompt, texts=[text, f"{text} again"])
     client.force_login(make_user(role=Role.ANNOTATOR, project=project))

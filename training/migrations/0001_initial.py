@@ -6,54 +6,150 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('labeling', '0001_initial'),
+        ("labeling", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Snapshot',
+            name="Snapshot",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('path', models.CharField(max_length=500)),
-                ('digest', models.CharField(help_text='SHA-256 of the file.', max_length=64)),
-                ('groups', models.PositiveIntegerField(help_text='Comparisons.')),
-                ('pairs', models.PositiveIntegerField(help_text='Decided pairs on the train side.')),
-                ('held_out_pairs', models.PositiveIntegerField()),
-                ('left_out', models.JSONField(default=dict, help_text='Pairs left out, counted by reason.')),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='snapshots', to='labeling.project')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("path", models.CharField(max_length=500)),
+                ("digest", models.CharField(help_text="SHA-256 of the file.", max_length=64)),
+                ("groups", models.PositiveIntegerField(help_text="Comparisons.")),
+                (
+                    "pairs",
+                    models.PositiveIntegerField(help_text="Decided pairs on the train side."),
+                ),
+                ("held_out_pairs", models.PositiveIntegerField()),
+                (
+                    "left_out",
+                    models.JSONField(default=dict, help_text="Pairs left out, counted by reason."),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="snapshots",
+                        to="labeling.project",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Round',
+            name="Round",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField(help_text='Counts up within the project.')),
-                ('state', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('succeeded', 'Succeeded'), ('failed', 'Failed'), ('cancelled', 'Cancelled')], default='queued', max_length=16)),
-                ('options', models.JSONField(default=dict, help_text='Trainer options that were chosen.')),
-                ('results', models.JSONField(blank=True, default=dict)),
-                ('error', models.TextField(blank=True)),
-                ('step', models.PositiveIntegerField(default=0)),
-                ('total_steps', models.PositiveIntegerField(default=0)),
-                ('run_dir', models.CharField(blank=True, max_length=500)),
-                ('job_id', models.PositiveBigIntegerField(blank=True, null=True)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('policy', models.OneToOneField(blank=True, help_text='What the round made.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='made_by_round', to='labeling.policy')),
-                ('project', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='rounds', to='labeling.project')),
-                ('reference', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='rounds_held_to', to='labeling.policy')),
-                ('start', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='rounds_from', to='labeling.policy')),
-                ('started_by', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('snapshot', models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.PROTECT, related_name='rounds', to='training.snapshot')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField(help_text="Counts up within the project.")),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("running", "Running"),
+                            ("succeeded", "Succeeded"),
+                            ("failed", "Failed"),
+                            ("cancelled", "Cancelled"),
+                        ],
+                        default="queued",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "options",
+                    models.JSONField(default=dict, help_text="Trainer options that were chosen."),
+                ),
+                ("results", models.JSONField(blank=True, default=dict)),
+                ("error", models.TextField(blank=True)),
+                ("step", models.PositiveIntegerField(default=0)),
+                ("total_steps", models.PositiveIntegerField(default=0)),
+                ("run_dir", models.CharField(blank=True, max_length=500)),
+                ("job_id", models.PositiveBigIntegerField(blank=True, null=True)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "policy",
+                    models.OneToOneField(
+                        blank=True,
+                        help_text="What the round made.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="made_by_round",
+                        to="labeling.policy",
+                    ),
+                ),
+                (
+                    "project",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="rounds",
+                        to="labeling.project",
+                    ),
+                ),
+                (
+                    "reference",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="rounds_held_to",
+                        to="labeling.policy",
+                    ),
+                ),
+                (
+                    "start",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="rounds_from",
+                        to="labeling.policy",
+                    ),
+                ),
+                (
+                    "started_by",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "snapshot",
+                    models.ForeignKey(
+                        blank=True,
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="rounds",
+                        to="training.snapshot",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('project', 'number'), name='round_number_unique'), models.UniqueConstraint(condition=models.Q(('state__in', ['queued', 'running'])), fields=('project',), name='one_live_round_per_project')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("project", "number"), name="round_number_unique"
+                    ),
+                    models.UniqueConstraint(
+                        condition=models.Q(("state__in", ["queued", "running"])),
+                        fields=("project",),
+                        name="one_live_round_per_project",
+                    ),
+                ],
             },
         ),
     ]

@@ -296,7 +296,31 @@ def test_the_kl_estimate_is_the_kl_in_the_mean_over_the_policys_own_samples():
 # --- endings --------------------------------------------------------------------------------
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_the_pairs(make_round):
+def test_a_loss_that_is_not_finite_stops_before_the_update_and_names_its_pairs(
+    make_round, monkeypatch
+):
+    """After the reference pass, one digit that only one training group holds becomes NaN."""
+    scored, digit = loop.reference_of_start, make_tokenizer().encode("5")[0]
+
+    def then_poison(spec: Any, dataset: Any, policy: Any, stop: Any) -> Reference:
+        def hook(_module: Any, inputs: Any, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden.masked_fill((inputs[0] == digit)[..., None], math.nan)
+
+        reference = scored(spec, dataset, policy, stop)
+        policy.model.get_input_embeddings().register_forward_hook(hook)
+        return reference
+
+    monkeypatch.setattr(loop, "reference_of_start", then_poison)
+    run_dir = make_round()
+    assert run(run_dir) == 3
+    (error,) = events_of(run_dir, "error")
+    assert f"the loss of step {error['step']} is not finite" in error["message"]
+    assert len(error["pairs"]) == 3
+    assert all(pair.startswith("comparison-5: ") for pair in error["pairs"])
+    assert [line["step"] for line in metrics_of(run_dir)][-1] == error["step"] - 1
+
+
+def test_a_learning_rate_that_diverges_stops_before_the_update(make_round):
     run_dir = make_round(learning_rate=1e30, max_grad_norm=1e30, checkpoint_every=1)
     assert run(run_dir) == 3
     (error,) = events_of(run_dir, "error")

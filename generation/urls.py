@@ -1,0 +1,12 @@
+"""Routes of the generation app. One route a line."""
+
+from django.urls import path
+
+from generation import views
+
+app_name = "generation"
+urlpatterns = [
+    path("p/<slug:slug>/batches/", views.batches, name="batches"),
+    path("p/<slug:slug>/batches/<int:number>/", views.batch, name="batch"),
+    path("p/<slug:slug>/batches/<int:number>/cancel/", views.cancel, name="cancel_batch"),
+]

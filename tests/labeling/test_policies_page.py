@@ -1,0 +1,149 @@
+"""Policies: the family tree, promotion and rolling back."""
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+
+from generation.models import Batch
+from labeling.models import Policy, PolicyState, Project, Role
+from labeling.services.promoting import promote, serving_policy
+from labeling.views.policies import family
+from tests.builders import make_policy, make_project, make_prompt, make_responses, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def project() -> Project:
+    project = make_project()
+    make_policy(project=project, name="Starter", state=PolicyState.SERVING)
+    return project
+
+
+@pytest.fixture
+def manager(project: Project, client: Client) -> Client:
+    client.force_login(make_user(role=Role.MANAGER, project=project, username="dana"))
+    return client
+
+
+def child(project: Project, name: str, parent: str) -> Policy:
+    return make_policy(project=project, name=name, parent=project.policies.get(name=parent))
+
+
+def drawn(project: Project) -> list[tuple[str, tuple[str, ...]]]:
+    found = list(project.policies.order_by("id"))
+    return [(one.policy.name, one.rails) for one in family(found, serving_policy(project))]
+
+
+def test_a_line_of_policies_stays_in_one_lane(project: Project) -> None:
+    child(project, "Round 1", "Starter")
+    child(project, "Round 2", "Round 1")
+    assert drawn(project) == [("Starter", ()), ("Round 1", ()), ("Round 2", ())]
+
+
+def test_side_branches_are_indented_and_the_line_to_the_serving_policy_is_not(
+    project: Project,
+) -> None:
+    child(project, "Round 1", "Starter")
+    promote(policy=child(project, "Round 2", "Starter"), actor=None)
+    child(project, "Round 3", "Round 1")
+    child(project, "Round 4", "Starter")
+    assert drawn(project) == [
+        ("Starter", ()),
+        ("Round 1", ("branch",)),
+        ("Round 3", ("pass",)),
+        ("Round 4", ("branch",)),
+        ("Round 2", ()),
+    ]
+
+
+def test_every_policy_is_drawn_once_in_a_long_line(project: Project) -> None:
+    last = "Starter"
+    for number in range(300):
+        child(project, f"Round {number}", last)
+        last = f"Round {number}"
+    assert len({name for name, _ in drawn(project)}) == len(drawn(project)) == 301
+
+
+def test_promoting_replaces_the_serving_policy_and_names_who_did_it(
+    project: Project, manager: Client
+) -> None:
+    better = child(project, "Round 1", "Starter")
+    answer = manager.post(reverse("labeling:promote", args=[project.slug, better.pk]), follow=True)
+    html = answer.content.decode()
+    assert serving_policy(project) == better
+    assert "Round 1 serves now" in html
+    assert "in place of Starter" in html
+    assert "by dana" in html
+
+
+def test_promoting_what_serves_already_is_told_and_changes_nothing(
+    project: Project, manager: Client
+) -> None:
+    serving = serving_policy(project)
+    assert serving is not None
+    answer = manager.post(reverse("labeling:promote", args=[project.slug, serving.pk]), follow=True)
+    assert "serves already" in answer.content.decode()
+
+
+def test_rolling_back_restores_the_one_before(project: Project, manager: Client) -> None:
+    promote(policy=child(project, "Round 1", "Starter"), actor=None)
+    answer = manager.post(reverse("labeling:roll_back", args=[project.slug]), follow=True)
+    assert "Starter serves again" in answer.content.decode()
+    assert str(serving_policy(project)) == "Starter"
+
+
+def test_the_first_policy_cannot_be_rolled_back(project: Project, manager: Client) -> None:
+    assert "Roll back" not in page(project, manager)
+    answer = manager.post(reverse("labeling:roll_back", args=[project.slug]), follow=True)
+    assert "none to go back to" in answer.content.decode()
+
+
+def test_a_policy_of_another_project_cannot_be_promoted(project: Project, manager: Client) -> None:
+    foreign = make_policy()
+    address = reverse("labeling:promote", args=[project.slug, foreign.pk])
+    assert manager.post(address).status_code == 404
+
+
+def test_reading_never_promotes(project: Project, manager: Client) -> None:
+    better = child(project, "Round 1", "Starter")
+    address = reverse("labeling:promote", args=[project.slug, better.pk])
+    assert manager.get(address).status_code == 405
+
+
+def test_only_managers_see_or_change_policies(project: Project, client: Client) -> None:
+    better = child(project, "Round 1", "Starter")
+    for role in (Role.ANNOTATOR, Role.CONSUMER):
+        client.force_login(make_user(role=role, project=project))
+        assert client.get(reverse("labeling:policies", args=[project.slug])).status_code == 404
+        for address in (
+            reverse("labeling:promote", args=[project.slug, better.pk]),
+            reverse("labeling:roll_back", args=[project.slug]),
+        ):
+            assert client.post(address).status_code == 404
+    assert str(serving_policy(project)) == "Starter"
+
+
+def test_a_project_without_policies_is_told_what_one_is(client: Client) -> None:
+    project = make_project()
+    client.force_login(make_user(role=Role.MANAGER, project=project))
+    assert "No policies yet" in page(project, client)
+
+
+def page(project: Project, client: Client) -> str:
+    answer = client.get(reverse("labeling:policies", args=[project.slug]))
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_responses_are_counted_and_queries_do_not_grow_with_policies(
+    project: Project, manager: Client, django_assert_max_num_queries
+) -> None:
+    make_responses(prompt=make_prompt(project=project), k=7, policy=serving_policy(project))
+    assert '<td class="num wide-only">7</td>' in page(project, manager)
+    for start in (0, 5):
+        for number in range(start, start + 5):
+            promote(policy=child(project, f"Round {number}", "Starter"), actor=None)
+            Batch.objects.all().delete()
+        with django_assert_max_num_queries(10):
+            page(project, manager)

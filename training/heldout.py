@@ -1,0 +1,100 @@
+"""A round's held-out figures before and after, for the page. Pure."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.curves import number
+
+Z_95 = 1.959964
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure before and after; an interval where the figure is an estimate of a share."""
+
+    title: str
+    before: float
+    after: float
+    digits: int
+    before_interval: tuple[float, float] | None = None
+    after_interval: tuple[float, float] | None = None
+    higher_is_better: bool | None = None
+
+    @property
+    def before_text(self) -> str:
+        """The figure before, as it is shown."""
+        return number(self.before, self.digits)
+
+    @property
+    def after_text(self) -> str:
+        """The figure after, as it is shown."""
+        return number(self.after, self.digits)
+
+    @property
+    def change_text(self) -> str:
+        """After minus before, with its sign."""
+        change = number(self.after - self.before, self.digits)
+        return change if change[0] == "\u2212" else f"+{change}"
+
+    @property
+    def verdict(self) -> str:
+        """Whether the change is for the better, where better has a direction."""
+        if self.higher_is_better is None or self.before_text == self.after_text:
+            return ""
+        return "better" if (self.after > self.before) == self.higher_is_better else "worse"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Held-out figures over so many pairs."""
+
+    pairs: int
+    rows: list[Row]
+
+
+FIGURES = (
+    ("accuracy", "Reward accuracy", 2, True),
+    ("loss", "Loss", 3, False),
+    ("margin", "Reward margin", 2, True),
+    ("kl", "KL to the reference, nats", 2, None),
+)
+
+
+def comparison(results: Mapping[str, Any]) -> HeldOut | None:
+    """What the round did to the held-out pairs; None where nothing was held out."""
+    before, after = results.get("held_out_before"), results.get("held_out_after")
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return None
+    pairs = int(after.get("pairs", 0))
+    rows = [
+        _row(key, title, digits, better, before[key], after[key], pairs)
+        for key, title, digits, better in FIGURES
+        if key in before and key in after
+    ]
+    return HeldOut(pairs=pairs, rows=rows)
+
+
+def _row(
+    key: str, title: str, digits: int, better: bool | None, before: float, after: float, pairs: int
+) -> Row:
+    share = key == "accuracy" and pairs > 0
+    return Row(
+        title=title,
+        before=before,
+        after=after,
+        digits=digits,
+        before_interval=wilson(before, pairs) if share else None,
+        after_interval=wilson(after, pairs) if share else None,
+        higher_is_better=better,
+    )
+
+
+def wilson(share: float, number: int) -> tuple[float, float]:
+    """The 95 % Wilson interval (1927) of a share seen in `number` > 0 cases."""
+    z2 = Z_95**2
+    middle = (share + z2 / (2 * number)) / (1 + z2 / number)
+    spread = math.sqrt(share * (1 - share) / number + z2 / (4 * number**2))
+    reach = Z_95 / (1 + z2 / number) * spread
+    return max(0.0, middle - reach), min(1.0, middle + reach)
