@@ -11,13 +11,14 @@ from django.conf import settings
 from generation.samplers.fetch import HUB_ID, REVISION
 from jobs import queue
 from jobs.models import Job
-from labeling.models import Policy, Project, User
+from labeling.models import Project, User
 
 KIND = "generation.policy"
 SHOWN = 5
 PATH_MOST = 500  # Policy.model_path
 # What a way to the hub may need; a program sees no other variable of the site's environment.
 NETWORK = ("HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+MAX_NAME = 120  # as Policy.name holds
 
 
 class CannotAdd(Exception):
@@ -33,7 +34,7 @@ def add_policy(
     CannotAdd where it is neither, or the name is no name or is taken.
     """
     name, source, revision = name.strip(), source.strip(), revision.strip()
-    if not name.isprintable() or not 0 < len(name) <= Policy._meta.get_field("name").max_length:
+    if not name.isprintable() or not 0 < len(name) <= MAX_NAME:
         raise CannotAdd("The policy needs a name of at most 120 characters, in one line.")
     if project.policies.filter(name=name).exists():
         raise CannotAdd(f"There is a policy named {name} already; choose a new name.")
@@ -89,7 +90,7 @@ def _folder(source: str) -> Path:
 
 
 def fetch_command(*, repo: str, revision: str, run_dir: Path) -> list[str]:
-    """The program that brings a model from the hub; `run_dir` gets manifest.json with its folder."""
+    """The program that brings a model from the hub; manifest.json in `run_dir` names its folder."""
     options = ["--revision", revision, "--run-dir", str(run_dir)]
     program = [settings.SAMPLER_PYTHON, "-m", "generation.samplers.fetch"]
     return [*program, *options, repo, str(settings.MODELS_DIR / "hub")]

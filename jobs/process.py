@@ -29,7 +29,9 @@ CANCEL_GRACE_S = 8.0  # people wait for a cancellation; nothing after the last c
 LOCK_WAIT_S = 30.0
 
 INHERITED = {"PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
-INHERITED_PREFIXES = ("LC_", "CUDA_", "OMP_")
+INHERITED_PREFIXES = ("LC_", "CUDA_", "OMP_", "GOMP_")
+# Threads that wait by spinning halve the speed of a program that shares its cores with the site.
+PATIENT = {"GOMP_SPINCOUNT": "2000"}
 SECRET_WORDS = {"SECRET", "DATABASE", "TOKEN", "PASSWORD"}
 
 _live: set[int] = set()  # process groups of the programs that run now
@@ -76,7 +78,7 @@ def program_environment(extra: Mapping[str, str]) -> dict[str, str]:
         if (name in INHERITED or name.startswith(INHERITED_PREFIXES)) and not _secret(name)
     }
     ours = {"HF_HUB_OFFLINE": "1", "PREFLOOP_WATCH_STDIN": "1", "PYTHONUNBUFFERED": "1"}
-    return inherited | ours | dict(extra)
+    return PATIENT | inherited | ours | dict(extra)
 
 
 def kill_programs() -> None:

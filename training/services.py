@@ -31,15 +31,16 @@ class NotReady(Exception):
 def default_options(policy: Policy) -> dict[str, Any]:
     """Trainer options that suit the policy's size on disk; a manager may change each.
 
-    Small models take a large learning rate and full fine-tuning; large ones repeat themselves
-    above about 1e-6 in full (SimPO's notes), so they get an adapter at 1e-5.
+    Small models take a large learning rate and full fine-tuning (above 1.5e-4 the starter policy
+    loses its grammar: docs/lab-log.md); large ones repeat themselves above about 1e-6 in full
+    (SimPO's notes), so they get an adapter at 1e-5.
     """
     weights = sum(file.stat().st_size for file in Path(policy.model_path).glob("*.safetensors"))
     small = weights < SMALL_MODEL_BYTES
     return {
         "method": "full" if small else "lora",
         "beta": 0.1,
-        "learning_rate": 3e-4 if small else 1e-5,
+        "learning_rate": 1.2e-4 if small else 1e-5,
         "epochs": 2 if small else 1,
         "batch_groups": 8,
         "max_length": 1024,

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-
 from jobs.run_dir import sha256_file, write_jsonl
 from labeling.models import Project, Split
 from labeling.services.exporting import ranked_groups

@@ -62,15 +62,14 @@ def _slots() -> Iterator[str]:
 
 
 def _overlaps() -> Iterator[str]:
-    for comparison in _with_counts().filter(~Q(judged=F("counted"))):
+    rows = _with_counts().filter(~Q(judged=F("counted")))
+    for pk, judged, counted in rows.values_list("pk", "judged", "counted"):
+        yield f"comparison {pk}: says {judged} judgments count, there are {counted}"
+    rows = _with_counts().filter(overlap__lt=F("counted") + F("held"))
+    for pk, counted, held, overlap in rows.values_list("pk", "counted", "held", "overlap"):
         yield (
-            f"comparison {comparison.pk}: says {comparison.judged} judgments count, "
-            f"there are {comparison.counted}"
-        )
-    for comparison in _with_counts().filter(overlap__lt=F("counted") + F("held")):
-        yield (
-            f"comparison {comparison.pk}: {comparison.counted} judgments and {comparison.held} "
-            f"live leases exceed its overlap of {comparison.overlap}"
+            f"comparison {pk}: {counted} judgments and {held} live leases exceed its overlap "
+            f"of {overlap}"
         )
     full = Q(judged__gte=F("overlap"))
     wrong = Q(state=Comparison.State.OPEN) & full | Q(state=Comparison.State.JUDGED) & ~full
@@ -78,7 +77,7 @@ def _overlaps() -> Iterator[str]:
         yield f"comparison {pk}: its state does not follow from its judgments"
 
 
-def _with_counts() -> QuerySet[Comparison]:
+def _with_counts() -> QuerySet[Any]:
     return Comparison.objects.annotate(
         counted=_count_of(Judgment.objects.counted()), held=_count_of(Lease.objects.live())
     )
@@ -92,13 +91,14 @@ def _count_of(rows: QuerySet[Any]) -> Coalesce:
 
 def _judgments() -> Iterator[str]:
     rows = Judgment.objects.annotate(slots_number=Count("comparison__slots"))
-    for judgment in rows.iterator(CHUNK):
+    facts = rows.values_list("pk", "tiers", "shown_order", "slots_number")
+    for pk, tiers, shown, slots in facts.iterator(CHUNK):
         try:
-            check_tiers(judgment.tiers, judgment.slots_number)
+            check_tiers(tiers, slots)
         except BadTiers as error:
-            yield f"judgment {judgment.pk}: {error}"
-        if sorted(judgment.shown_order) != list(range(judgment.slots_number)):
-            yield f"judgment {judgment.pk}: its shown order does not name every slot once"
+            yield f"judgment {pk}: {error}"
+        if sorted(shown) != list(range(slots)):
+            yield f"judgment {pk}: its shown order does not name every slot once"
 
 
 def _preferences() -> Iterator[str]:

@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--policy", type=Path, required=True, help="folder of the policy's model")
     make.add_argument("--adapter", type=Path, help="folder of its LoRA adapter")
     make.add_argument("--preferences", type=Path, required=True, help="JSON-lines file")
-    make.add_argument("--set", dest="settings", nargs="+", default=[], metavar="KEY=VALUE")
+    make.add_argument(
+        "--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE"
+    )
     train = commands.add_parser("run", help="train, or go on with a round that was stopped")
     train.add_argument("run_dir", type=Path)
     return parser
