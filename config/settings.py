@@ -193,6 +193,7 @@ STATICFILES_DIRS = [BASE_DIR / "static"]
 # An installation behind a real web server sets PREFLOOP_HASHED_STATIC and runs collectstatic.
 HASHED_STATIC = env.flag("HASHED_STATIC", False)
 WHITENOISE_USE_FINDERS = not HASHED_STATIC
+_private_folder(STATIC_ROOT)
 WHITENOISE_AUTOREFRESH = False
 WHITENOISE_MAX_AGE = 60
 STORAGES = {

@@ -66,7 +66,9 @@ def response_ids(tokenizer: Any, messages: Sequence[Message], text: str) -> list
         ids = _through_end(whole[len(prompt) :], ends)
         if ids is not None and tokenizer.decode(ids[:-1], skip_special_tokens=True) == text:
             return ids
-    plain: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    plain: list[int] = tokenizer.encode(
+        text, add_special_tokens=False, split_special_tokens=True
+    )  # a response that spells "<|end|>" does not end there
     return [*plain, ends[0]]
 
 

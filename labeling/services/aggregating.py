@@ -9,7 +9,7 @@ from labeling.models import Comparison, Judgment, Preference, Slot
 from labeling.votes import PairVotes, Tiers, count_votes
 
 
-@transaction.atomic
+@transaction.atomic(savepoint=False)
 def rewrite_preferences(comparisons: Collection[Comparison]) -> None:
     """Make the preference rows of these comparisons say what their counted judgments say.
 

@@ -57,7 +57,7 @@ def next_assignment(*, project: Project, annotator: User) -> Assignment | None:
 def assignment_of(lease: Lease) -> Assignment:
     """What the holder of a lease sees."""
     comparison = lease.comparison
-    slots = list(comparison.slots.select_related("response"))
+    slots = list(comparison.slots.select_related("response").defer("response__token_ids"))
     order = shown_order(comparison.pk, lease.annotator_id, len(slots))
     return Assignment(lease=lease, comparison=comparison, slots=[slots[i] for i in order])
 
@@ -137,8 +137,10 @@ def _first_in_order(project: Project, annotator: User) -> Comparison | None:
     if best is None:
         return None
     start = _place_on_circle(project, annotator)
-    level = queue.filter(priority=best[0], judged=best[1]).select_for_update(
-        skip_locked=True, of=("self",)
+    level = (
+        queue.filter(priority=best[0], judged=best[1])
+        .select_related("prompt")
+        .select_for_update(skip_locked=True, of=("self",))
     )
     return level.filter(shuffle_key__gte=start).first() or level.first()
 

@@ -55,6 +55,8 @@ def record_judgment(*, lease: Lease, verdict: Verdict, key: str) -> Judgment:
     Judgment.objects.current().filter(comparison=comparison, annotator=lease.annotator_id).update(
         superseded_at=timezone.now()
     )
+    counted = _counted(comparison)
+    surplus = counted + _held_by_others(comparison, lease) >= comparison.overlap
     judgment = Judgment.objects.create(
         comparison=comparison,
         annotator_id=lease.annotator_id,
@@ -66,11 +68,11 @@ def record_judgment(*, lease: Lease, verdict: Verdict, key: str) -> Judgment:
         flags=list(verdict.flags),
         active_ms=min(max(verdict.active_ms, 0), MAX_ACTIVE_MS),
         shown_order=assigning.shown_order(comparison.pk, lease.annotator_id, slots),
-        surplus=not _place_is_free(comparison, lease),
+        surplus=surplus,
         key=key,
     )
     Lease.objects.filter(comparison=comparison, annotator=lease.annotator_id).delete()
-    _settle(comparison)
+    _settle(comparison, counted + (not surplus))
     return judgment
 
 
@@ -84,7 +86,7 @@ def undo(*, judgment: Judgment) -> Lease | None:
     undone = Judgment.objects.current().filter(pk=judgment.pk).update(superseded_at=timezone.now())
     if not undone:
         return None
-    _settle(comparison)
+    _settle(comparison, _counted(comparison))
     return assigning.lease_again(comparison=comparison, annotator=judgment.annotator)
 
 
@@ -135,25 +137,19 @@ def _same_or_conflict(earlier: Judgment, comparison: Comparison, verdict: Verdic
     return earlier
 
 
-def _place_is_free(comparison: Comparison, lease: Lease) -> bool:
-    """Whether a place of the overlap is this annotator's: held by them, or held by nobody.
-
-    Counted from the rows, not from `comparison.judged`: the annotator's own earlier judgment was
-    superseded a moment ago.
-    """
-    counted = Judgment.objects.counted().filter(comparison=comparison).count()
-    held_by_others = (
-        Lease.objects.live()
-        .filter(comparison=comparison)
-        .exclude(annotator=lease.annotator_id)
-        .count()
-    )
-    return counted + held_by_others < comparison.overlap
+def _counted(comparison: Comparison) -> int:
+    """From the rows, not `comparison.judged`: an earlier judgment may just have been superseded."""
+    return Judgment.objects.counted().filter(comparison=comparison).count()
 
 
-def _settle(comparison: Comparison) -> None:
+def _held_by_others(comparison: Comparison, lease: Lease) -> int:
+    live = Lease.objects.live().filter(comparison=comparison)
+    return live.exclude(annotator=lease.annotator_id).count()
+
+
+def _settle(comparison: Comparison, counted: int) -> None:
     """Bring the comparison's count, state and preferences in line with its judgments."""
-    comparison.judged = Judgment.objects.counted().filter(comparison=comparison).count()
+    comparison.judged = counted
     if comparison.state != Comparison.State.RETIRED:
         full = comparison.judged >= comparison.overlap
         comparison.state = Comparison.State.JUDGED if full else Comparison.State.OPEN

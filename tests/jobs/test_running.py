@@ -155,6 +155,7 @@ def test_a_program_inherits_only_what_is_listed(monkeypatch) -> None:
         },
     )
     assert process.program_environment({"TOKENIZERS_PARALLELISM": "false"}) == {
+        "GOMP_SPINCOUNT": "2000",
         "PATH": "/bin",
         "LC_ALL": "C",
         "CUDA_VISIBLE_DEVICES": "0",

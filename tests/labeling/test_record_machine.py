@@ -1,5 +1,6 @@
 """Any order of taking, sending, replaying, undoing and expiring keeps the record whole."""
 
+import random
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -41,11 +41,13 @@ class Record(RuleBasedStateMachine):
     def compare(self, k: int, overlap: int) -> None:
         make_comparison(project=self.project, k=k, overlap=overlap)
 
-    @rule(who=st.integers(0, 2), pick=st.randoms(use_true_random=False))
-    def judge(self, who: int, pick) -> None:
+    @rule(who=st.integers(0, 2), seed=st.integers(0, 999))
+    def judge(self, who: int, seed: int) -> None:
         assignment = assigning.next_assignment(project=self.project, annotator=self.people[who])
         if assignment is None:
             return
+        # Which comparison came is the database's doing: draws must not depend on it.
+        pick = random.Random(seed)
         order = [slot.index for slot in assignment.slots]
         pick.shuffle(order)
         tiers = [[slot] for slot in order] if pick.random() < 0.7 else [order]
@@ -53,17 +55,19 @@ class Record(RuleBasedStateMachine):
         judging.record_judgment(lease=assignment.lease, verdict=verdict, key=key)
         self.sent.append((assignment.lease, verdict, key))
 
-    @precondition(lambda self: self.sent)
     @rule(which=st.integers(0, 1000))
     def replay(self, which: int) -> None:
+        if not self.sent:
+            return
         lease, verdict, key = self.sent[which % len(self.sent)]
         before = Judgment.objects.count()
         judging.record_judgment(lease=lease, verdict=verdict, key=key)
         assert Judgment.objects.count() == before
 
-    @precondition(lambda self: self.sent)
     @rule(which=st.integers(0, 1000))
     def judge_again_from_an_old_page(self, which: int) -> None:
+        if not self.sent:
+            return
         lease, verdict, _ = self.sent[which % len(self.sent)]
         key = f"key-{len(self.sent)}"
         judging.record_judgment(lease=lease, verdict=verdict, key=key)

@@ -11,7 +11,7 @@ from django.utils import timezone
 from jobs import queue
 from jobs.models import Job
 from jobs.run_dir import append_event
-from labeling.models import PolicyState, Project, Role, Split
+from labeling.models import Policy, PolicyState, Project, Role, Split
 from labeling.services.promoting import promote
 from tests.builders import (
     judge,
@@ -23,7 +23,7 @@ from tests.builders import (
 )
 from training.models import Round, RoundState
 from training.readiness import MIN_PAIRS
-from training.services import start_round
+from training.services import default_options, start_round
 
 OPTIONS = {
     "reference": "initial",
@@ -126,7 +126,8 @@ def test_a_round_is_started_with_the_options_of_the_form(ready: Project, manager
 
 def test_the_form_begins_with_what_suits_the_policy(ready: Project, manager: Client) -> None:
     html = manager.get(new_round(ready)).content.decode()
-    assert 'name="learning_rate" value="0.0003"' in html
+    suits = default_options(Policy.objects.get(project=ready))
+    assert f'name="learning_rate" value="{suits["learning_rate"]}"' in html
     assert "Nothing is in the way" not in html  # few pairs are worth a warning
     assert "expect a small change" in html
 
