@@ -1,9 +1,10 @@
-"""The form that starts a batch."""
+"""The forms that start a batch and bring a model."""
 
 from typing import Any
 
 from django import forms
 
+from generation.adding import MAX_NAME
 from generation.models import Batch
 
 
@@ -37,3 +38,17 @@ class BatchForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at r
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `start_batch`."""
         return {name: self.cleaned_data[name] for name in self.Meta.fields}
+
+
+class PolicyForm(forms.Form):
+    """A model and what to call it. `generation.adding` checks both."""
+
+    name = forms.CharField(max_length=MAX_NAME, help_text="What people will call the policy.")
+    source = forms.CharField(
+        max_length=500, label="Model", help_text="A folder on the site's machine, from / on."
+    )
+    revision = forms.CharField(
+        max_length=40,
+        required=False,
+        help_text="For a model from the hub: the commit, 40 hex digits. Empty means the newest.",
+    )

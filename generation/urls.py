@@ -2,10 +2,11 @@
 
 from django.urls import path
 
-from generation import views
+from generation import policy_views, views
 
 app_name = "generation"
 urlpatterns = [
+    path("p/<slug:slug>/policies/add/", policy_views.add_policy, name="add_policy"),
     path("p/<slug:slug>/batches/", views.batches, name="batches"),
     path("p/<slug:slug>/batches/<int:number>/", views.batch, name="batch"),
     path("p/<slug:slug>/batches/<int:number>/cancel/", views.cancel, name="cancel_batch"),

@@ -31,7 +31,7 @@ class NotReady(Exception):
 def default_options(policy: Policy) -> dict[str, Any]:
     """Trainer options that suit the policy's size on disk; a manager may change each.
 
-    Small models take a large learning rate and full fine-tuning (above 1.5e-4 the starter policy
+    Small models take a large learning rate and full fine-tuning (above 1e-4 the starter policy
     loses its grammar: docs/lab-log.md); large ones repeat themselves above about 1e-6 in full
     (SimPO's notes), so they get an adapter at 1e-5.
     """
@@ -40,7 +40,7 @@ def default_options(policy: Policy) -> dict[str, Any]:
     return {
         "method": "full" if small else "lora",
         "beta": 0.1,
-        "learning_rate": 1.2e-4 if small else 1e-5,
+        "learning_rate": 8e-5 if small else 1e-5,
         "epochs": 2 if small else 1,
         "batch_groups": 8,
         "max_length": 1024,

@@ -10,9 +10,12 @@ from django.conf import settings
 from django.core.management import call_command
 
 from config.demo.progress import Bar
-from jobs.run_dir import last_line
+from generation.adding import fetch_command, fetch_environment
+from jobs.process import program_environment
+from jobs.run_dir import last_line, read_json
 from labeling.formats import Parsed, prompt_row
 from labeling.models import Membership, Policy, Project, Role, User
+from labeling.policy_files import UnsafePolicy
 from labeling.services.importing import import_prompts
 from labeling.services.promoting import register_policy
 from training.starter.styles import bundled_prompts
@@ -45,37 +48,57 @@ def migrate() -> None:
     call_command("migrate", verbosity=0, interactive=False)
 
 
+def first_policy() -> tuple[str, Path]:
+    """Name and folder of the model the demo starts from: PREFLOOP_MODEL's, else the starter."""
+    if not settings.MODEL:
+        return "Starter", starter_policy()
+    if settings.MODEL.startswith(("/", ".")):
+        return "Base", Path(settings.MODEL).resolve()
+    run_dir: Path = settings.RUNS_DIR / "policy-demo"
+    run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = fetch_command(repo=settings.MODEL, revision="", run_dir=run_dir)
+    _run_with_bar(f"Fetching {settings.MODEL}", command, run_dir, fetch_environment())
+    return "Base", Path(read_json(run_dir / "manifest.json")["folder"])
+
+
 def starter_policy() -> Path:
-    """The starter policy's folder; built, with a progress bar, where it is not there yet."""
+    """The starter policy's folder; built where it is not there yet."""
     folder: Path = settings.MODELS_DIR / "starter"
-    if folder.exists():
-        return folder
-    settings.MODELS_DIR.mkdir(parents=True, exist_ok=True, mode=0o700)
-    progress, log = folder.with_suffix(".progress"), folder.with_suffix(".log")
-    progress.unlink(missing_ok=True)
-    bar = Bar("Building the starter policy")
-    command = [settings.TRAINER_PYTHON, "-m", "training.trainer.starter", str(folder)]
+    if not folder.exists():
+        work = settings.MODELS_DIR / "starter.build"
+        work.mkdir(parents=True, exist_ok=True, mode=0o700)
+        progress = work / "metrics.jsonl"
+        progress.unlink(missing_ok=True)
+        command = [settings.TRAINER_PYTHON, "-m", "training.trainer.starter", str(folder)]
+        command += ["--progress", str(progress)]
+        _run_with_bar("Building the starter policy", command, work, {})
+    return folder
+
+
+def _run_with_bar(label: str, command: list[str], folder: Path, env: dict[str, str]) -> None:
+    """Run a program that appends its progress to metrics.jsonl in `folder`, and show that."""
+    bar, log = Bar(label), folder / "program.log"
     with log.open("wb") as out:
         program = subprocess.Popen(
-            [*command, "--progress", str(progress)],
+            command,
             cwd=settings.BASE_DIR,
+            env=program_environment({**env, "PREFLOOP_WATCH_STDIN": "0"}),
+            stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
         )
         try:
             while program.poll() is None:
-                line = last_line(progress)
-                if line:
-                    bar.update(line["step"], line["total"], f"loss {line['loss']:.2f}")
+                line = last_line(folder / "metrics.jsonl")
+                bar.update(line.get("step", line.get("done", 0)), line.get("total", 0))
                 time.sleep(0.5)
         finally:
             program.kill()
             program.wait()
     if program.returncode:
         tail = "\n".join(log.read_text().splitlines()[-6:])
-        raise PreparationError(f"The starter policy could not be built. {log} ends:\n{tail}")
+        raise PreparationError(f"{label} failed. Its log, {log}, ends:\n{tail}")
     bar.finish()
-    return folder
 
 
 def project() -> Project:
@@ -89,9 +112,12 @@ def project() -> Project:
     return found
 
 
-def register_starter(project: Project, folder: Path) -> Policy:
-    """The starter policy serves until a round's policy is promoted."""
-    return register_policy(project=project, name="Starter", model_path=folder)
+def register_first(project: Project, name: str, folder: Path) -> Policy:
+    """It serves until a round's policy is promoted."""
+    try:
+        return register_policy(project=project, name=name, model_path=folder)
+    except UnsafePolicy as error:
+        raise PreparationError(f"The model cannot be used: {error}") from None
 
 
 def people(project: Project, *, annotators: int = 1) -> list[SignIn]:

@@ -75,9 +75,9 @@ class Command(BaseCommand):
         if options["reset"] or options["headless"]:
             _reset(explicit=options["reset"] or options["data"] is None)
         preparing.migrate()
-        folder = preparing.starter_policy()
+        name, folder = preparing.first_policy()
         project = preparing.project()
-        preparing.register_starter(project, folder)
+        preparing.register_first(project, name, folder)
         people = preparing.people(project, annotators=3 if options["headless"] else 1)
         connections.close_all()
         with Site(options["port"]) as site:

@@ -49,7 +49,10 @@ class Command(BaseCommand):
         os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "true"
         with Site(options["port"]) as site:
             for theme in ("light", "dark"):
-                for person, paths in ((annotator, ["judge"]), (manager, list(pages))):
+                for person, paths in (
+                    (annotator, ["judge"]),
+                    (manager, [name for name in pages if name != "judge"]),
+                ):
                     with _signed_in(site, person, theme, DESKTOP) as context:
                         for name in paths:
                             self._shoot(context, site, pages[name], options["out"], name, theme)
