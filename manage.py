@@ -23,6 +23,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 EXTRAS = {"test": ("train", "postgres", "test", "browser")}
 EXTRAS["check_all"] = EXTRAS["test"]
 USUAL = ("train",)
+# Commands a stranger may begin with: the embedded database is made for them.
+FIRST = {"import_prompts", "import_preferences", "register_policy", "worker", "runserver"}
 
 
 def main() -> None:
@@ -37,10 +39,15 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     if command == "demo":
         os.environ["PREFLOOP_DATA"] = str(demo_data(sys.argv[2:]))
+    data = Path(os.environ.get("PREFLOOP_DATA", ROOT / "var"))
+    embedded = not os.environ.get("PREFLOOP_DATABASE_URL")
+    new = embedded and command in FIRST and not (data / "prefloop.sqlite3").exists()
     try:
         from django.core.management import execute_from_command_line
     except ImportError:
         sys.exit("Django is not installed here: pip install -e '.[train]', or leave this venv.")
+    if new:
+        execute_from_command_line([sys.argv[0], "migrate", "--verbosity", "0"])
     execute_from_command_line(sys.argv)
 
 

@@ -24,6 +24,7 @@ from labeling.services.promoting import serving_policy
 
 NEED_FREE_BYTES = 500 * 2**20
 K = 4
+TEMPERATURE = 0.8  # the starter policy is small: at 1 a word in a dozen is out of place
 FILES = ("prefloop.sqlite3", "prefloop.sqlite3-wal", "prefloop.sqlite3-shm")
 FOLDERS = ("runs", "logs")
 
@@ -102,7 +103,7 @@ class Command(BaseCommand):
         live = project.batches.filter(state__in=("queued", "running")).first()
         if live is None and policy is not None and unanswered(policy).exists():
             try:
-                live = start_batch(policy=policy, actor=None, k=K)
+                live = start_batch(policy=policy, actor=None, k=K, temperature=TEMPERATURE)
             except CannotGenerate as reason:
                 raise CommandError(str(reason)) from None
         if live is not None:
