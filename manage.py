@@ -38,6 +38,9 @@ def main() -> None:
         bootstrap(EXTRAS.get(command, USUAL))
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     if command == "demo":
+        # The demo has a database of its own in its data folder, whatever the site here uses.
+        for name in ("DATABASE_URL", "DATABASE_URL_FILE", "DATA_FILE"):
+            os.environ.pop(f"PREFLOOP_{name}", None)
         os.environ["PREFLOOP_DATA"] = str(demo_data(sys.argv[2:]))
     data = Path(os.environ.get("PREFLOOP_DATA", ROOT / "var"))
     embedded = not os.environ.get("PREFLOOP_DATABASE_URL")
@@ -92,7 +95,7 @@ def up_to_date(wanted: dict[str, object]) -> bool:
 
 def make_venv() -> None:
     """Create `.venv`; say what to install where Debian has split it off."""
-    if PYTHON.exists():
+    if PYTHON.exists() and pip_works():
         return
     if shutil.disk_usage(ROOT).free < 3 * 2**30:
         sys.exit(f"{ROOT} has less than 3 GiB free, and the environment needs that much.")
@@ -106,6 +109,13 @@ def make_venv() -> None:
             f"{made.stdout}{made.stderr}\nPython could not make a virtual environment. On Debian "
             f"or Ubuntu: apt-get install python{version}-venv, then run this again."
         )
+
+
+def pip_works() -> bool:
+    """Whether the environment is whole: one whose making was cut off has a Python but no pip."""
+    return (
+        subprocess.run([str(PYTHON), "-m", "pip", "--version"], capture_output=True).returncode == 0
+    )
 
 
 def install(extras: tuple[str, ...]) -> None:

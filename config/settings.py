@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from csp.constants import NONCE, NONE, SELF
@@ -45,13 +46,15 @@ def _private_folder(path: Path) -> Path:
 
 
 def _secret_key(path: Path) -> str:
-    """The installation's own key, made once; O_EXCL so that two starts agree on one."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(64))
+    """The installation's own key, made once and whole: of two starts, both read the same one."""
+    if not path.exists():
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(64))
+        with suppress(FileExistsError):
+            os.link(beside, path)
+        beside.unlink()
     return path.read_text().strip()
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from generation.models import LIVE_BATCH_STATES, Batch, BatchState
 from generation.pairing import groups
 from jobs import queue
 from jobs.run_dir import read_json, read_jsonl, write_json, write_jsonl
-from labeling.models import Policy, Project, Prompt, Response, User
+from labeling.models import Policy, PolicyState, Project, Prompt, Response, User
 from labeling.models.prompts import text_digest
+from labeling.policy_files import is_small
 from labeling.services.comparing import NewComparison, create_comparisons
+from labeling.services.promoting import serving_policy
 
 KIND = "generation.batch"
 
@@ -72,6 +75,19 @@ def start_batch(
     return batch
 
 
+def sampling_of(batch: Batch) -> dict[str, Any]:
+    """How a batch samples, as arguments of `start_batch`."""
+    return {name: getattr(batch, name) for name in ("k", "temperature", "top_p", "max_new_tokens")}
+
+
+def follow_up(*, batch: Batch) -> None:
+    """Where another policy came to serve while this batch ran, have that one write candidates."""
+    serving = serving_policy(batch.project)
+    if serving is not None and serving != batch.policy:
+        with suppress(CannotGenerate):
+            start_batch(policy=serving, actor=None, **sampling_of(batch))
+
+
 def cancel_batch(*, batch: Batch) -> None:
     """Ask for the batch to stop; what it has written stays in its run directory."""
     if batch.job_id is not None:
@@ -108,7 +124,8 @@ def end_batch(*, batch: Batch, state: BatchState, error: str = "") -> None:
 def take_in(*, batch: Batch) -> int:
     """Store the batch's responses and compare them; returns the number of comparisons.
 
-    All or nothing, and once only: a batch that has ended is left as it is.
+    Those of a policy that was replaced meanwhile are stored and not compared. All or nothing,
+    and once only: a batch that has ended is left as it is.
     """
     batch = Batch.objects.select_for_update().select_related("policy", "project").get(pk=batch.pk)
     if not batch.live:
@@ -119,7 +136,10 @@ def take_in(*, batch: Batch) -> int:
     for row in read_jsonl(run_dir / "responses.jsonl"):
         samples[int(row["prompt_id"])].append(row)
     comparisons = []
+    compare = batch.policy.state == PolicyState.SERVING
     for responses in _store(batch, samples, engine):
+        if not compare:
+            continue
         for group in groups(
             responses, size=batch.project.comparison_size, seed=responses[0].prompt_id
         ):
@@ -200,7 +220,7 @@ def _spec(batch: Batch) -> dict[str, Any]:
         "seed": batch.seed,
         "batch_prompts": 32,
         "system": None,
-        "dtype": "float32",
+        "dtype": "float32" if is_small(Path(policy.model_path)) else "bfloat16",
     }
 
 

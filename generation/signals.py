@@ -5,11 +5,10 @@ from typing import Any
 
 from django.dispatch import receiver
 
-from generation.services import CannotGenerate, start_batch
+from generation.models import LIVE_BATCH_STATES
+from generation.services import CannotGenerate, cancel_batch, sampling_of, start_batch
 from labeling.models import Policy, User
 from labeling.services.promoting import policy_promoted
-
-SAMPLING = ("k", "temperature", "top_p", "max_new_tokens")
 
 logger = logging.getLogger("generation")
 
@@ -20,8 +19,10 @@ def write_candidates(*, policy: Policy, actor: User | None, **_kwargs: Any) -> N
 
     Sampled as the project's last batch was.
     """
+    for other in policy.project.batches.filter(state__in=LIVE_BATCH_STATES):
+        cancel_batch(batch=other)  # what the replaced policy still writes is not wanted
     last = policy.project.batches.order_by("-number").first()
-    sampling = {name: getattr(last, name) for name in SAMPLING} if last else {}
+    sampling = sampling_of(last) if last else {}
     try:
         start_batch(policy=policy, actor=actor, **sampling)
     except CannotGenerate as reason:

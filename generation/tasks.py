@@ -25,6 +25,7 @@ MB = 10**6  # bytes
 def _ended(job: Job, state: JobState, error: str) -> None:
     batch = Batch.objects.get(pk=job.payload["batch"])
     services.end_batch(batch=batch, state=BatchState(state), error=error)
+    services.follow_up(batch=batch)
 
 
 @handler(services.KIND, ended=_ended)
@@ -56,6 +57,7 @@ def run_batch(job: RunningJob) -> None:
         raise JobFailed(failure_words(run_dir, code, advice=ADVICE))
     with job.fenced():
         services.take_in(batch=batch)
+        services.follow_up(batch=batch)
 
 
 @handler(adding.KIND)

@@ -12,6 +12,7 @@ from pathlib import Path
 from jobs.run_dir import sha256_file
 
 PICKLED = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+SMALL_MODEL_BYTES = 200_000_000
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # their keys are tokens, not settings
 DIGESTED = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
@@ -58,6 +59,12 @@ def _asks_for_code(file: Path) -> bool:
         elif isinstance(value, list):
             values += value
     return False
+
+
+def is_small(path: Path) -> bool:
+    """Whether a model is a toy, for which single precision costs nothing that matters."""
+    weights = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    return weights < SMALL_MODEL_BYTES
 
 
 def policy_digest(path: Path) -> str:

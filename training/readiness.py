@@ -33,7 +33,7 @@ def count_pairs(project: Project) -> PairCounts:
     """The pairs of standard comparisons, by side; undecided ones have even votes."""
     pairs = Preference.objects.filter(
         project=project, comparison__purpose=Comparison.Purpose.STANDARD
-    )
+    ).exclude(comparison__state=Comparison.State.RETIRED)
     decided = pairs.filter(votes_for__gt=F("votes_against"))
     held_out = Q(comparison__prompt__split=Split.HELD_OUT)
     return PairCounts(

@@ -1,5 +1,8 @@
 """Rounds: start, follow, end. The only writer of Round rows."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,13 @@ from django.utils import timezone
 from jobs import queue
 from jobs.run_dir import read_json
 from labeling.models import Policy, Project, User
-from labeling.services.promoting import register_policy, serving_policy
+from labeling.policy_files import is_small
+from labeling.services.promoting import inspect_policy, register_policy, serving_policy
 from training.models import LIVE_ROUND_STATES, Round, RoundState, Snapshot
 from training.readiness import Problem, count_pairs, readiness
 from training.snapshots import freeze
 
 KIND = "training.round"
-SMALL_MODEL_BYTES = 200_000_000
 
 
 class NotReady(Exception):
@@ -35,8 +38,7 @@ def default_options(policy: Policy) -> dict[str, Any]:
     loses its grammar: docs/lab-log.md); large ones repeat themselves above about 1e-6 in full
     (SimPO's notes), so they get an adapter at 1e-5.
     """
-    weights = sum(file.stat().st_size for file in Path(policy.model_path).glob("*.safetensors"))
-    small = weights < SMALL_MODEL_BYTES
+    small = is_small(Path(policy.model_path))
     return {
         "method": "full" if small else "lora",
         "beta": 0.1,
@@ -121,29 +123,38 @@ def end_round(*, round_: Round, state: RoundState, error: str = "") -> None:
     )
 
 
-def take_in(*, round_: Round) -> Policy | None:
-    """Register the policy a round made, and its figures. Once only."""
+def take_in(*, round_: Round, fenced: Callable[[], AbstractContextManager[None]]) -> None:
+    """Register the policy a round made, and its figures, in one `fenced` transaction; once only."""
     run_dir = Path(round_.run_dir)
     manifest = read_json(run_dir / "manifest.json")
     adapter = (run_dir / "policy" / "adapter_config.json").exists()
-    policy = register_policy(
-        project=round_.project,
-        name=f"Round {round_.number}",
-        model_path=Path(round_.start.model_path) if adapter else run_dir / "policy",
-        adapter_path=run_dir / "policy" if adapter else None,
-        parent=round_.start,
-        actor=round_.started_by,
-    )
-    with transaction.atomic():
+    model_path = Path(round_.start.model_path) if adapter else run_dir / "policy"
+    adapter_path = run_dir / "policy" if adapter else None
+    digest = inspect_policy(model_path, adapter_path)
+    with fenced():
         round_ = Round.objects.select_for_update().get(pk=round_.pk)
         if not round_.live:
-            return None
-        round_.policy = policy
+            return
+        round_.policy = register_policy(
+            project=round_.project,
+            name=_free_name(round_),
+            model_path=model_path,
+            adapter_path=adapter_path,
+            digest=digest,
+            parent=round_.start,
+            actor=round_.started_by,
+        )
         round_.results = manifest["results"]
         round_.state = RoundState.SUCCEEDED
         round_.finished_at = timezone.now()
         round_.save(update_fields=["policy", "results", "state", "finished_at"])
-    return policy
+
+
+def _free_name(round_: Round) -> str:
+    """ "Round 3", or "Round 3 (2)" where a manager gave that name to a model of their own."""
+    taken = set(round_.project.policies.values_list("name", flat=True))
+    names = (f"Round {round_.number}" + (f" ({n})" if n > 1 else "") for n in count(1))
+    return next(name for name in names if name not in taken)
 
 
 def _next_number(project: Project) -> int:

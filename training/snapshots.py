@@ -22,7 +22,7 @@ def freeze(*, project: Project, path: Path) -> Snapshot:
         groups=counts["groups"],
         pairs=counts[Split.TRAIN],
         held_out_pairs=counts[Split.HELD_OUT],
-        left_out={"undecided": counts["undecided"]},
+        left_out={"tied": counts["tied"]},
     )
 
 
@@ -30,6 +30,6 @@ def _counted(rows: Iterator[dict[str, Any]], counts: Counter[str]) -> Iterator[d
     for row in rows:
         counts["groups"] += 1
         for pair in row["pairs"]:
-            decided = pair["votes_for"] > pair["votes_against"]
-            counts[row["split"] if decided else "undecided"] += 1
+            voted = pair["votes_for"] + pair["votes_against"] > 0
+            counts[row["split"] if voted else "tied"] += 1
         yield row

@@ -41,7 +41,7 @@ def run_round(job: RunningJob) -> None:
         _run(job, round_, init_arguments(round_, Path(snapshot.path)), _log_folder(run_dir))
     _run(job, round_, ["run", str(run_dir)], run_dir)
     job.check()
-    services.take_in(round_=round_)
+    services.take_in(round_=round_, fenced=job.fenced)
 
 
 def _log_folder(run_dir: Path) -> Path:

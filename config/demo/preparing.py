@@ -8,6 +8,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.core.management import call_command
+from django.db import IntegrityError
 
 from config.demo.progress import Bar
 from generation.adding import fetch_command, fetch_environment
@@ -53,12 +54,15 @@ def first_policy() -> tuple[str, Path]:
     if not settings.MODEL:
         return "Starter", starter_policy()
     if settings.MODEL.startswith(("/", ".")):
-        return "Base", Path(settings.MODEL).resolve()
+        folder = Path(settings.MODEL).resolve()
+        return folder.name, folder
+    repo, _, revision = settings.MODEL.partition("@")
     run_dir: Path = settings.RUNS_DIR / "policy-demo"
     run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = fetch_command(repo=settings.MODEL, revision="", run_dir=run_dir)
-    _run_with_bar(f"Fetching {settings.MODEL}", command, run_dir, fetch_environment())
-    return "Base", Path(read_json(run_dir / "manifest.json")["folder"])
+    command = fetch_command(repo=repo, revision=revision, run_dir=run_dir)
+    _run_with_bar(f"Fetching {repo}", command, run_dir, fetch_environment())
+    folder = Path(read_json(run_dir / "manifest.json")["folder"])
+    return folder.name, folder
 
 
 def starter_policy() -> Path:
@@ -118,6 +122,10 @@ def register_first(project: Project, name: str, folder: Path) -> Policy:
         return register_policy(project=project, name=name, model_path=folder)
     except UnsafePolicy as error:
         raise PreparationError(f"The model cannot be used: {error}") from None
+    except IntegrityError:
+        raise PreparationError(
+            f"This demo has another policy named {name}. Rename the folder, or use --reset."
+        ) from None
 
 
 def people(project: Project, *, annotators: int = 1) -> list[SignIn]:

@@ -26,6 +26,8 @@ class SiteError(Exception):
 
 def check_port(port: int) -> None:
     """SiteError where something else listens on the port."""
+    if not 0 < port < 65536:
+        raise SiteError(f"{port} is no port; they go from 1 to 65535.")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

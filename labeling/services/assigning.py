@@ -85,7 +85,8 @@ def renew(*, annotator: User, token: UUID) -> bool:
 def lease_again(*, comparison: Comparison, annotator: User) -> Lease | None:
     """Give a comparison back to an annotator who undid their judgment, if a place is free."""
     Comparison.objects.select_for_update().get(pk=comparison.pk)
-    if not _free_places().filter(pk=comparison.pk).exists():
+    free = _free_places().filter(pk=comparison.pk, state=Comparison.State.OPEN)
+    if not free.exists():
         return None
     return _create_lease(comparison, annotator)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from django.db import transaction
 
-from labeling.models import Comparison, Project, Response, Slot
+from labeling.models import Comparison, Lease, Policy, Project, Response, Slot
 
 
 class CannotCompare(ValueError):
@@ -77,6 +77,20 @@ def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
         judged=0,
         slots__response__policy__isnull=False,
     ).exclude(slots__response__policy=keep_policy)
-    return Comparison.objects.filter(pk__in=stale.values("pk")).update(
-        state=Comparison.State.RETIRED
+    # The conditions again, outside: PostgreSQL rechecks only these after it waited for a row
+    # that somebody was judging. What somebody is looking at stays open.
+    return (
+        Comparison.objects.filter(pk__in=stale.values("pk"), judged=0, state=Comparison.State.OPEN)
+        .exclude(pk__in=Lease.objects.live().values("comparison"))
+        .update(state=Comparison.State.RETIRED)
     )
+
+
+def reopen_retired(*, policy: Policy) -> int:
+    """Open again what was retired unjudged when this policy was replaced; returns how many."""
+    return Comparison.objects.filter(
+        pk__in=Slot.objects.filter(response__policy=policy).values("comparison"),
+        state=Comparison.State.RETIRED,
+        purpose=Comparison.Purpose.STANDARD,
+        judged=0,
+    ).update(state=Comparison.State.OPEN)

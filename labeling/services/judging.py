@@ -48,6 +48,8 @@ def record_judgment(*, lease: Lease, verdict: Verdict, key: str) -> Judgment:
     earlier = Judgment.objects.filter(annotator=lease.annotator_id, key=key).first()
     if earlier is not None:
         return _same_or_conflict(earlier, comparison, verdict)
+    if not Lease.objects.filter(annotator=lease.annotator_id, token=lease.token).exists():
+        raise NotHeld("That comparison was dealt with in another tab; nothing was changed.")
     if comparison.state == Comparison.State.RETIRED:
         raise NotHeld("This comparison was retired while you had it; nothing was counted.")
     slots = comparison.slots.count()

@@ -7,7 +7,7 @@ from django.dispatch import Signal
 
 from labeling.models import Policy, PolicyEvent, PolicyState, Project, User
 from labeling.policy_files import check_policy_dir, policy_digest
-from labeling.services.comparing import retire_unjudged
+from labeling.services.comparing import reopen_retired, retire_unjudged
 
 # Sent after the commit, with policy and actor: generation answers by writing new candidates.
 policy_promoted = Signal()
@@ -23,17 +23,17 @@ def register_policy(
     name: str,
     model_path: Path,
     adapter_path: Path | None = None,
+    digest: str = "",
     parent: Policy | None = None,
     actor: User | None = None,
 ) -> Policy:
     """Take a policy's folder into the record, after looking at what it holds.
 
-    UnsafePolicy where the folder could run code or holds no weights. The first policy of a
-    project serves at once. Registering the same files under the same name again is harmless.
+    UnsafePolicy where the folder could run code or holds no weights. A caller that holds a lock
+    gives the digest, from `inspect_policy`. The first policy of a project serves at once.
+    Registering the same files under the same name again is harmless.
     """
-    for folder in filter(None, (model_path, adapter_path)):
-        check_policy_dir(folder)
-    digest = policy_digest(adapter_path or model_path)  # reads every weight: not in a transaction
+    digest = digest or inspect_policy(model_path, adapter_path)
     with transaction.atomic():
         Project.objects.select_for_update().get(pk=project.pk)
         registered = project.policies.filter(name=name, digest=digest).first()
@@ -52,6 +52,16 @@ def register_policy(
         if first:
             _serve(policy, PolicyEvent.Kind.PROMOTED, actor)
     return policy
+
+
+def inspect_policy(model_path: Path, adapter_path: Path | None) -> str:
+    """The digest of what was trained, after looking at both folders; UnsafePolicy otherwise.
+
+    Reads every weight: never to be called in a transaction.
+    """
+    for folder in filter(None, (model_path, adapter_path)):
+        check_policy_dir(folder)
+    return policy_digest(adapter_path or model_path)
 
 
 def serving_policy(project: Project) -> Policy | None:
@@ -89,6 +99,7 @@ def _replace_serving(policy: Policy, kind: PolicyEvent.Kind, actor: User | None)
         raise CannotPromote(f"{policy.name} serves already.")
     _serve(policy, kind, actor)
     retire_unjudged(project=policy.project, keep_policy=policy.pk)
+    reopen_retired(policy=policy)
     transaction.on_commit(
         lambda: policy_promoted.send(sender=Policy, policy=policy, actor=actor), robust=False
     )

@@ -105,15 +105,28 @@ def test_a_port_in_use_is_said_with_what_to_do() -> None:
         taken.listen()
         with pytest.raises(site.SiteError, match="--port"):
             site.check_port(taken.getsockname()[1])
+    with pytest.raises(site.SiteError, match="65535"):
+        site.check_port(70000)
 
 
-def test_reset_deletes_the_demo_and_nothing_else(tmp_path, settings, monkeypatch) -> None:
+def test_an_option_of_the_demo_cannot_be_shortened() -> None:
+    """`--head` would mean headless to the command and not to manage.py: it wiped a folder."""
+    with pytest.raises((CommandError, SystemExit)):
+        demo.Command().create_parser("manage.py", "demo").parse_args(["--head"])
+
+
+def test_a_second_demo_in_the_same_folder_is_refused(tmp_path, settings) -> None:
+    settings.DATA_DIR = tmp_path
+    with demo._alone(), pytest.raises(CommandError, match="already"), demo._alone():
+        pass
+
+
+def test_reset_deletes_the_demo_and_nothing_else(tmp_path, settings) -> None:
     settings.DATA_DIR = tmp_path
     for name in ("prefloop.sqlite3", "secret_key", "a-letter.txt"):
         (tmp_path / name).write_text("x")
     for name in ("runs", "models"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(demo.connection, "vendor", "sqlite")
     with pytest.raises(CommandError, match="--reset"):
         demo._reset(explicit=False)
     demo._reset(explicit=True)

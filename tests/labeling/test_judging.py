@@ -50,11 +50,20 @@ def test_the_same_key_is_the_same_judgment() -> None:
     assert Judgment.objects.count() == 1
 
 
-def test_judging_again_supersedes_and_keeps_the_first() -> None:
+def test_an_old_page_changes_nothing_when_the_comparison_was_dealt_with_in_another_tab() -> None:
+    comparison = make_comparison(overlap=2)
+    lease = take(comparison, make_user(role="annotator", project=comparison.project))
+    send(lease, [[0], [1]])
+    with pytest.raises(NotHeld):
+        send(lease, [[1], [0]])
+    assert Judgment.objects.get().tiers == [[0], [1]]
+
+
+def test_judging_again_after_an_undo_keeps_the_first_in_history() -> None:
     comparison = make_comparison(overlap=2)
     annotator = make_user(role="annotator", project=comparison.project)
-    lease = take(comparison, annotator)
-    send(lease, [[0], [1]])
+    lease = judging.undo(judgment=send(take(comparison, annotator), [[0], [1]]))
+    assert lease is not None
     send(lease, [[1], [0]])
     assert Judgment.objects.count() == 2
     assert Judgment.objects.current().get().tiers == [[1], [0]]

@@ -5,6 +5,7 @@ import pytest
 
 from labeling.models import Comparison, PolicyEvent, PolicyState, Project
 from labeling.policy_files import UnsafePolicy, check_policy_dir, policy_digest
+from labeling.services.assigning import next_assignment
 from labeling.services.promoting import (
     CannotPromote,
     policy_promoted,
@@ -84,6 +85,21 @@ def test_promotion_retires_what_nobody_judged_of_the_old_policy(folder) -> None:
     promote(policy=second, actor=None)
     states = [Comparison.objects.get(pk=one.pk).state for one in (unjudged, begun, imported)]
     assert states == ["retired", "open", "open"]
+    roll_back(project=project, actor=None)
+    unjudged.refresh_from_db()
+    assert unjudged.state == "open", "after a rollback there is something to judge again"
+
+
+@pytest.mark.django_db
+def test_what_somebody_is_looking_at_is_not_retired(folder) -> None:
+    project = make_project()
+    first, second = register(project, folder, "one"), register(project, folder, "two")
+    held = make_comparison(project=project, policy=first)
+    annotator = make_user(role="annotator", project=project)
+    assert next_assignment(project=project, annotator=annotator) is not None
+    promote(policy=second, actor=None)
+    held.refresh_from_db()
+    assert held.state == "open"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import sys
 import threading
 import types
 from argparse import ArgumentParser
@@ -13,7 +14,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection, connections
+from django.db import connections
 
 from config.demo import headless, preparing
 from config.demo.browser import PageError
@@ -23,6 +24,7 @@ from labeling.models import Project
 from labeling.services.promoting import serving_policy
 
 NEED_FREE_BYTES = 500 * 2**20
+HEADLESS_DATA = settings.BASE_DIR / "var" / "headless"  # manage.py chooses it
 K = 4
 TEMPERATURE = 0.8  # the starter policy is small: at 1 a word in a dozen is out of place
 FILES = ("prefloop.sqlite3", "prefloop.sqlite3-wal", "prefloop.sqlite3-shm")
@@ -40,7 +42,8 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The command's options."""
+        """The command's options; none may be shortened: `--head` is not what manage.py read."""
+        parser.allow_abbrev = False
         parser.add_argument("--port", type=int, default=8000, help="where the site listens")
         parser.add_argument("--data", help="folder of the database and all files (default: var)")
         parser.add_argument(
@@ -58,7 +61,7 @@ class Command(BaseCommand):
         if options["json"] and not options["headless"]:
             raise CommandError("--json goes with --headless: only that makes a table.")
         try:
-            with _signals_as_stop():
+            with _signals_as_stop(), _alone():
                 self._run(options)
         except Stop:
             self.stdout.write("\nStopped. Run the same command to go on.")
@@ -74,7 +77,8 @@ class Command(BaseCommand):
         check_port(options["port"])
         self._check_disk()
         if options["reset"] or options["headless"]:
-            _reset(explicit=options["reset"] or options["data"] is None)
+            own = options["data"] is None and settings.DATA_DIR == HEADLESS_DATA
+            _reset(explicit=options["reset"] or own)
         preparing.migrate()
         name, folder = preparing.first_policy()
         project = preparing.project()
@@ -152,6 +156,25 @@ def _signals_as_stop() -> Iterator[None]:
             signal.signal(one, handler)
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One demo at a time in a data folder: a second one would reset it under the first."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    with (settings.DATA_DIR / "demo.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(
+                f"A demo is running in {settings.DATA_DIR} already. End it, or choose another "
+                "folder with --data."
+            ) from None
+        yield
+
+
 def _wait(site: Site) -> None:
     """Until Ctrl+C, or until a process of the site ends by itself."""
     while True:
@@ -167,8 +190,6 @@ def _reset(*, explicit: bool) -> None:
     folder: Path = settings.DATA_DIR
     if not (folder / "prefloop.sqlite3").exists():
         return
-    if connection.vendor != "sqlite":
-        raise CommandError("--reset works on the embedded SQLite database only.")
     if not explicit:
         raise CommandError(
             f"{folder} holds a demo already. Add --reset to delete it and start anew."
