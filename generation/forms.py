@@ -3,8 +3,9 @@
 from typing import Any
 
 from django import forms
+from django.conf import settings
 
-from generation.adding import MAX_NAME
+from generation.adding import MAX_NAME, PATH_MOST
 from generation.models import Batch
 
 
@@ -43,12 +44,28 @@ class BatchForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at r
 class PolicyForm(forms.Form):
     """A model and what to call it. `generation.adding` checks both."""
 
-    name = forms.CharField(max_length=MAX_NAME, help_text="What people will call the policy.")
+    name = forms.CharField(
+        max_length=MAX_NAME,
+        help_text="What people will call the policy.",
+        widget=forms.TextInput(attrs={"autocomplete": "off"}),
+    )
     source = forms.CharField(
-        max_length=500, label="Model", help_text="A folder on the site's machine, from / on."
+        max_length=PATH_MOST,
+        label="Folder",
+        help_text="Its whole path on the site's machine, from / on.",
+        widget=forms.TextInput(attrs={"autocapitalize": "off", "spellcheck": "false"}),
     )
     revision = forms.CharField(
         max_length=40,
         required=False,
         help_text="For a model from the hub: the commit, 40 hex digits. Empty means the newest.",
+        widget=forms.TextInput(attrs={"autocapitalize": "off", "spellcheck": "false"}),
     )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if settings.HUB:
+            self.fields["source"].label = "Folder or hub id"
+            self.fields["source"].help_text += " Or owner/name."
+        else:
+            del self.fields["revision"]

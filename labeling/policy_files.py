@@ -28,7 +28,7 @@ def check_policy_dir(path: Path) -> None:
     files = [file for file in path.rglob("*") if not file.is_dir()]
     for file in files:
         _check_file(file)
-    names = {file.name for file in files}
+    names = {file.name for file in files if file.parent == path}
     if not names & {"config.json", "adapter_config.json"}:
         raise UnsafePolicy(f"{path} holds neither config.json nor adapter_config.json")
     if not any(name.endswith(".safetensors") for name in names):

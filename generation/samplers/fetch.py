@@ -127,12 +127,13 @@ def _alone(path: Path, repo: str) -> Iterator[None]:
     """One process at a time fetches this model."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotFetch(
+                f"{repo} is being fetched already; add it again when that has ended"
+            ) from None
         yield
-    except BlockingIOError:
-        raise CannotFetch(
-            f"{repo} is being fetched already; add it again when that has ended"
-        ) from None
     finally:
         os.close(descriptor)
 
@@ -181,6 +182,9 @@ def _hub_errors(repo: str) -> Iterator[None]:
         raise CannotFetch(f"{repo} has no such revision; {NOTHING_KEPT}") from None
     except errors.RepositoryNotFoundError:
         raise CannotFetch(f"the hub has no public model {repo}; {NOTHING_KEPT}") from None
+    except errors.HfHubHTTPError as error:
+        answer = str(error).strip().splitlines()[0]
+        raise CannotFetch(f"the hub did not give {repo}: {answer}; {NOTHING_KEPT}") from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise _disk_full(Path(error.filename or "."), repo) from None

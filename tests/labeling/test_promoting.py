@@ -121,8 +121,9 @@ def test_a_folder_that_could_run_code_is_refused(folder, name, content) -> None:
 
 def test_a_folder_without_weights_or_configuration_is_refused(folder, tmp_path) -> None:
     check_policy_dir(folder)
-    with pytest.raises(UnsafePolicy):
-        check_policy_dir(tmp_path / "absent")
+    for other in (tmp_path / "absent", folder.parent):  # the latter holds a model, and is none
+        with pytest.raises(UnsafePolicy):
+            check_policy_dir(other)
     (folder / "model.safetensors").unlink()
     with pytest.raises(UnsafePolicy):
         check_policy_dir(folder)
