@@ -25,7 +25,7 @@ from labeling.models import (
 )
 from labeling.services.promoting import serving_policy
 
-ROUND_PAIRS = 10  # new decided pairs before a round may start (training.readiness says the same)
+ROUND_PAIRS = 10  # new decided pairs before a round may start; training.readiness reads it
 GOOD_ROUND_PAIRS = 100  # with so many, a round is worth more than further judging first
 WORKER_SILENT = timedelta(seconds=60)  # a worker that lives says so every few seconds
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from django.db.models import F, Q
 
 from labeling.models import Comparison, Preference, Project, Split
+from labeling.overview import GOOD_ROUND_PAIRS, ROUND_PAIRS
 from labeling.services.promoting import serving_policy
 from training.models import LIVE_ROUND_STATES
 
-MIN_PAIRS = 10
-FEW_PAIRS = 100
+MIN_PAIRS = ROUND_PAIRS  # one fact for the loop's page and for the gate
+FEW_PAIRS = GOOD_ROUND_PAIRS
 
 
 @dataclass(frozen=True, kw_only=True)
