@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -10,9 +10,7 @@ from typing import NamedTuple
 import torch
 
 from training.trainer.data import Group, Pair
-
-# Tokens whose activations are held at once for one backward pass.
-MICRO_TOKENS = 4096
+from training.trainer.objectives import Outcome
 
 
 class Branch(NamedTuple):
@@ -34,6 +32,11 @@ class Batch:
         return [Branch(g.prompt, response) for g in self.groups for response in g.responses]
 
     @cached_property
+    def responses(self) -> list[tuple[int, ...]]:
+        """Token ids of the n distinct responses."""
+        return [response for group in self.groups for response in group.responses]
+
+    @cached_property
     def pairs(self) -> list[Pair]:
         """The P pairs; their indices are within their group, `chosen` is within the batch."""
         return [pair for group in self.groups for pair in group.pairs]
@@ -50,8 +53,14 @@ class Batch:
 
     @cached_property
     def labels(self) -> torch.Tensor:
-        """(P,) probability that chosen is better."""
+        """(P,) probability that chosen is better, where a vote decided."""
         return torch.tensor([pair.label for pair in self.pairs])
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """(P,) shares of the votes for chosen, for rejected, and for neither."""
+        tied = torch.tensor([pair.tied for pair in self.pairs])
+        return Outcome((1 - tied) * self.labels, (1 - tied) * (1 - self.labels), tied)
 
     @cached_property
     def rows(self) -> torch.Tensor:
@@ -66,7 +75,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Tokens in all branches."""
+        """Tokens in all groups, each prompt counted once."""
         return sum(group.tokens for group in self.groups)
 
     def _places(self, within: list[int]) -> torch.Tensor:
@@ -108,14 +117,19 @@ def all_batches(
                 yield step, batch
 
 
-def micro_batches(batch: Batch) -> list[Batch]:
-    """Whole groups, in order, up to MICRO_TOKENS; a pair's two responses share one backward."""
+def packs(
+    batch: Batch, tokens: int, *, cost: Callable[[Group], int] = lambda group: group.tokens
+) -> list[Batch]:
+    """Whole groups, in order, up to so many tokens; a larger group is a pack of its own.
+
+    The pairs of a batch are the same however it is packed, and a group's share one pack.
+    """
     parts: list[list[Group]] = [[]]
-    tokens = 0
+    held = 0
     for group in batch.groups:
-        if parts[-1] and tokens + group.tokens > MICRO_TOKENS:
+        if parts[-1] and held + cost(group) > tokens:
             parts.append([])
-            tokens = 0
+            held = 0
         parts[-1].append(group)
-        tokens += group.tokens
+        held += cost(group)
     return [Batch(tuple(part)) for part in parts]

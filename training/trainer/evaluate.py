@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import torch
 
-from training.trainer.batches import Batch, micro_batches
-from training.trainer.logps import response_logps
+from training.trainer.batches import Batch, packs
+from training.trainer.head import LossOf
+from training.trainer.logps import batch_logps
 from training.trainer.model import Policy
-from training.trainer.objectives import PairLogps, PairScores, dpo_loss
+from training.trainer.objectives import Objective, PairLogps, PairScores, pair_losses
+from training.trainer.parallel import gathered, shared
 
 KL_CLAMP = 100.0  # nats; one response that the policy has left far behind must not be the mean
 
@@ -20,39 +22,46 @@ class Scored:
     pairs: PairScores  # each (P,)
     labels: torch.Tensor  # (P,)
     policy: PairLogps  # each (P,)
+    reference: PairLogps  # each (P,)
     tokens: PairLogps  # (P,) lengths of the chosen and of the rejected responses
     logratios: torch.Tensor  # (n,) of the distinct responses: log π(y|x) − log π_ref(y|x)
 
 
-def score(
-    policy: Policy, batch: Batch, reference: torch.Tensor, *, beta: float
-) -> tuple[torch.Tensor, Scored]:
-    """Per-pair losses (P,) that carry gradients, and the record of what was scored.
+def scoring(objective: Objective, reference: torch.Tensor, scored: list[Scored]) -> LossOf:
+    """A function from a batch and its responses' logps (n,) to the sum of its pairs' losses.
 
-    `reference` holds the reference logps of all responses of the round. One forward pass for
-    each distinct response, then all pairs' losses from those logps.
+    `reference` holds the reference logps of all responses of the round. What each call saw is
+    appended to `scored`.
     """
-    logps = response_logps(policy, batch.branches)
-    held = reference[batch.rows]
-    there = held.to(policy.device)
-    pairs = dpo_loss(
-        _of_pairs(logps, batch),
-        _of_pairs(there, batch),
-        beta=beta,
-        label=batch.labels.to(policy.device),
-    )
-    seen = logps.detach().cpu()
-    scored = Scored(
-        pairs=PairScores(*(value.detach().cpu() for value in pairs)),
-        labels=batch.labels,
-        policy=_of_pairs(seen, batch),
-        tokens=_of_pairs(batch.lengths, batch),
-        logratios=seen - held,
-    )
-    return pairs.loss, scored
+
+    def loss_of(batch: Batch, logps: torch.Tensor) -> torch.Tensor:
+        device = logps.device
+        held = reference[batch.rows]
+        tokens = of_pairs(batch.lengths, batch)
+        pairs = pair_losses(
+            objective,
+            of_pairs(logps, batch),
+            of_pairs(held.to(device), batch),
+            PairLogps(*(value.to(device) for value in tokens)),
+            type(batch.outcome)(*(share.to(device) for share in batch.outcome)),
+        )
+        seen = logps.detach().cpu()
+        scored.append(
+            Scored(
+                pairs=PairScores(*(value.detach().cpu() for value in pairs)),
+                labels=batch.labels,
+                policy=of_pairs(seen, batch),
+                reference=of_pairs(held, batch),
+                tokens=tokens,
+                logratios=seen - held,
+            )
+        )
+        return pairs.loss.sum()
+
+    return loss_of
 
 
-def _of_pairs(values: torch.Tensor, batch: Batch) -> PairLogps:
+def of_pairs(values: torch.Tensor, batch: Batch) -> PairLogps:
     """(n,) by response to (P,) by pair."""
     places = (batch.chosen.to(values.device), batch.rejected.to(values.device))
     return PairLogps(values[places[0]], values[places[1]])
@@ -82,6 +91,8 @@ def summary(parts: Sequence[Scored]) -> dict[str, float]:
     def mean(values: list[torch.Tensor]) -> float:
         return float(torch.cat(values).double().mean())
 
+    chosen = [part.policy.chosen - part.reference.chosen for part in parts]
+    rejected = [part.policy.rejected - part.reference.rejected for part in parts]
     return {
         "loss": mean([part.pairs.loss for part in parts]),
         "margin": mean([part.pairs.margin for part in parts]),
@@ -90,6 +101,9 @@ def summary(parts: Sequence[Scored]) -> dict[str, float]:
         "rejected_reward": mean([part.pairs.rejected_reward for part in parts]),
         "chosen_logp": mean([part.policy.chosen for part in parts]),
         "rejected_logp": mean([part.policy.rejected for part in parts]),
+        "chosen_logratio": mean(chosen),
+        "rejected_logratio": mean(rejected),
+        "chosen_fell": mean([(logratio < 0).double() for logratio in chosen]),
         "kl": mean([kl_estimate(part.logratios) for part in parts]),
         "chosen_tokens": mean([part.tokens.chosen for part in parts]),
         "rejected_tokens": mean([part.tokens.rejected for part in parts]),
@@ -98,14 +112,17 @@ def summary(parts: Sequence[Scored]) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(
-    policy: Policy, batches: Sequence[Batch], reference: torch.Tensor, *, beta: float
+    policy: Policy, batches: Sequence[Batch], reference: torch.Tensor, objective: Objective
 ) -> dict[str, float] | None:
     """The summary over held-out pairs, with their number; None where nothing is held out."""
-    parts = [
-        score(policy, micro, reference, beta=beta)[1]
-        for batch in batches
-        for micro in micro_batches(batch)
-    ]
+    parts = [pack for batch in batches for pack in packs(batch, policy.pack_tokens)]
     if not parts:
         return None
-    return summary(parts) | {"pairs": sum(len(part.labels) for part in parts)}
+    turns: list[list[Scored]] = []
+    for pack, mine in shared(parts):
+        logps = batch_logps(policy, pack)
+        if mine:
+            turns.append([])
+            scoring(objective, reference, turns[-1])(pack, logps)
+    scored = gathered(turns)
+    return summary(scored) | {"pairs": sum(len(part.labels) for part in scored)}

@@ -2,6 +2,9 @@
 
 The sum runs over the response's tokens, its end token included, in fp32 whatever dtype the
 model computes in. Only positions that predict a response token reach the language-model head.
+
+Three ways to the same numbers: as a tree (the fast one), padded (for models whose layers cannot
+attend to a tree), and plain, against which the other two are checked before a round starts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,29 +14,70 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from training.trainer.batches import Branch
+from training.trainer.attention import tree_attention
+from training.trainer.batches import Batch, Branch
+from training.trainer.head import Head, LossOf, head_gradient, head_logps
 from training.trainer.model import Policy
+from training.trainer.tree import Tree
 
 FORWARD_TOKENS = 1024  # padded tokens in one forward pass
 
 
-def response_logps(policy: Policy, branches: Sequence[Branch]) -> torch.Tensor:
-    """(n,) fp32 log π(y|x) of each branch, in the order given; carries gradients.
+@torch.no_grad()
+def batch_logps(policy: Policy, batch: Batch) -> torch.Tensor:
+    """(n,) fp32 log π(y|x) of a batch's responses; carries no gradients."""
+    if not policy.shares_prompts:
+        return padded_logps(policy, batch.branches)
+    tree = Tree(batch, policy.device)
+    hidden = _hidden_states(policy, tree).to(policy.head_dtype)
+    sizes = [len(response) for response in batch.responses]
+    return head_logps(Head(policy.head_weight, hidden), hidden, tree.targets, sizes)
 
-    Branches of similar length share a forward pass, so that little of it is padding.
+
+def add_gradients(policy: Policy, batch: Batch, loss_of: LossOf) -> None:
+    """One forward and backward pass over a batch, adding to the parameters' gradients.
+
+    `loss_of` is called with the batch, or with parts of it that are whole groups, in order.
     """
-    order = sorted(range(len(branches)), key=lambda at: _length(branches[at]))
-    parts = [_forward(policy, [branches[at] for at in part]) for part in _runs(branches, order)]
-    back = torch.empty(len(order), dtype=torch.long, device=policy.device)
-    back[torch.tensor(order, device=policy.device)] = torch.arange(len(order), device=policy.device)
-    return torch.cat(parts)[back]
+    if not policy.shares_prompts:
+        loss_of(batch, padded_logps(policy, batch.branches)).backward()
+        return
+    tree = Tree(batch, policy.device)
+    with tree_attention(policy.base):
+        hidden = _hidden_states(policy, tree)
+        states = hidden.detach().to(policy.head_dtype)
+        head = Head(policy.head_weight, states)
+        gradient = head_gradient(head, states, tree.targets, batch, loss_of)
+        hidden.backward(gradient.to(hidden.dtype))
+
+
+def _hidden_states(policy: Policy, tree: Tree) -> torch.Tensor:
+    """(N, h) last hidden states at the positions that predict a response token."""
+    with tree_attention(policy.base), policy.precision(), headless(policy.model):
+        states = policy.model(
+            input_ids=tree.ids,
+            position_ids=tree.positions,
+            logits_to_keep=tree.predicting,
+            use_cache=False,
+            tree=tree,
+        ).logits
+    hidden: torch.Tensor = states[0]
+    return hidden
+
+
+@contextmanager
+def headless(model: Any) -> Iterator[None]:
+    """Within, the model's head gives back what it is given: its "logits" are hidden states."""
+    head = model.get_output_embeddings()
+    head.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        del head.forward
 
 
 def plain_logps(policy: Policy, branches: Sequence[Branch]) -> torch.Tensor:
-    """The same, the plainest way: one response at a time, no padding, the whole logits matrix.
-
-    What `response_logps` is checked against before a round starts.
-    """
+    """The plainest way: one response at a time, no padding, the whole logits matrix."""
     sums = []
     for prompt, response in branches:
         ids = torch.tensor([prompt + response], device=policy.device)
@@ -43,6 +87,18 @@ def plain_logps(policy: Policy, branches: Sequence[Branch]) -> torch.Tensor:
         token_logps = logps.gather(1, ids[0, 1:, None])[:, 0]
         sums.append(token_logps[len(prompt) - 1 :].sum())
     return torch.stack(sums)
+
+
+def padded_logps(policy: Policy, branches: Sequence[Branch]) -> torch.Tensor:
+    """(n,) by stock attention over padded rows; carries gradients.
+
+    Branches of similar length share a forward pass, so that little of it is padding.
+    """
+    order = sorted(range(len(branches)), key=lambda at: _length(branches[at]))
+    parts = [_padded(policy, [branches[at] for at in part]) for part in _runs(branches, order)]
+    back = torch.empty(len(order), dtype=torch.long, device=policy.device)
+    back[torch.tensor(order, device=policy.device)] = torch.arange(len(order), device=policy.device)
+    return torch.cat(parts)[back]
 
 
 def _length(branch: Branch) -> int:
@@ -60,7 +116,7 @@ def _runs(branches: Sequence[Branch], order: list[int]) -> Iterator[list[int]]:
     yield run
 
 
-def _forward(policy: Policy, branches: Sequence[Branch]) -> torch.Tensor:
+def _padded(policy: Policy, branches: Sequence[Branch]) -> torch.Tensor:
     """(b,) log π(y|x) of b branches in one right-padded forward pass."""
     width = max(map(_length, branches))
     ids = torch.zeros(len(branches), width, dtype=torch.long)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from labeling.policy_files import check_policy_dir, policy_digest
+from training.trainer.attention import why_padded
 from training.trainer.config import PolicySource, Spec, adapter_shape
+from training.trainer.parallel import leads, reshard, shard, whole, world
 from training.trainer.run_dir import BadInput, combined_digest
 
 SAFELY = {"local_files_only": True, "trust_remote_code": False}
+PACK_TOKENS = {"cpu": 4096, "cuda": 16384}  # whose activations fit beside a model of a few billion
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Policy:
     model: Any  # a transformers causal language model, or a PeftModel around one
     device: torch.device
     dtype: str
+    padded_because: str | None  # None: its layers attend to trees
+    pack_tokens: int  # of one forward and backward pass
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -34,8 +42,31 @@ class Policy:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
             yield
 
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether a prompt's responses branch off one copy of it."""
+        return self.padded_because is None
+
+    @property
+    def base(self) -> Any:
+        """The transformers model itself."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def head_weight(self) -> torch.nn.Parameter:
+        """(V, h) of the language-model head."""
+        weight: torch.nn.Parameter = self.model.get_output_embeddings().weight
+        return weight
+
+    @property
+    def head_dtype(self) -> torch.dtype:
+        """What the head multiplies in: a CPU's bfloat16 products would round their sums too."""
+        half = self.dtype == "bfloat16" and self.device.type == "cuda"
+        return torch.bfloat16 if half else torch.float32
+
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that training changes, by name; tied weights are there once."""
+        reshard(self.base)
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
 
@@ -78,19 +109,24 @@ def check_same_vocabulary(policy: Any, reference: PolicySource) -> None:
 
 
 def load_policy(spec: Spec) -> Policy:
-    """The policy at its start, as it is trained: full weights, or LoRA on top of frozen ones.
+    """The policy at its start, as it is trained."""
+    return _ready(_trainable(spec), spec)
+
+
+def _trainable(spec: Spec) -> Any:
+    """Full weights, or LoRA on top of frozen ones.
 
     LoRA goes on in the adapter that the policy has; full training merges it first.
     """
     policy = _load(spec.policy, spec, trained=True)
     if spec.method == "full":
         merged = policy.merge_and_unload() if isinstance(policy, PeftModel) else policy
-        return _ready(merged.requires_grad_(True), spec)
+        return merged.requires_grad_(True)
     if isinstance(policy, PeftModel):
         _check_shape(spec)
-        return _ready(policy, spec)
+        return policy
     torch.manual_seed(spec.seed)
-    return _ready(get_peft_model(policy, lora_config(spec)), spec)
+    return get_peft_model(policy, lora_config(spec))
 
 
 def load_reference(spec: Spec) -> Policy:
@@ -121,7 +157,23 @@ def _check_shape(spec: Spec) -> None:
 def _ready(model: Any, spec: Spec) -> Policy:
     """Evaluation mode throughout: no dropout, in training too; gradients do not depend on it."""
     device = pick_device()
-    return Policy(model.to(device).eval(), device, spec.dtype)
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    for layer in layers:
+        if spec.activation_checkpointing:
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        if spec.compile:
+            layer.compile(dynamic=True)
+    if device.type == "cpu" and spec.method == "full" and world() == 1:
+        model.get_input_embeddings().sparse = True  # its gradient adds to .grad where tokens are
+    why = why_padded(model, spec.max_length)
+    shard(model.get_base_model() if isinstance(model, PeftModel) else model, layers)
+    return Policy(
+        model.to(device).eval(),
+        device,
+        spec.dtype,
+        padded_because=why,
+        pack_tokens=spec.pack_tokens or PACK_TOKENS[device.type],
+    )
 
 
 def _load(source: PolicySource, spec: Spec, *, trained: bool) -> Any:
@@ -164,16 +216,35 @@ def check_fits(policy: Policy, tokenizer: Any, longest: int) -> None:
         raise BadInput("the tokenizer has more tokens than the model has embeddings")
 
 
-def export(policy: Policy, tokenizer: Any, folder: Path, card: str) -> None:
+def export(policy: Policy, spec: Spec, tokenizer: Any, folder: Path, card: str) -> None:
     """Write the policy as a folder that other programs load: safetensors, tokenizer, card.
 
-    A LoRA policy is written as its adapter. Full weights are stored in the dtype they computed
-    in, which is the one they were evaluated in.
+    A LoRA policy is written as its adapter, or merged into its model. Full weights are stored in
+    the dtype they computed in, which is the one they were evaluated in.
     """
-    model = policy.model
-    if not isinstance(model, PeftModel):
+    model = _put_together(policy, spec)
+    if not leads():
+        return
+    if isinstance(model, PeftModel) and spec.lora_export == "merged":
+        model = model.float().merge_and_unload()
+    if isinstance(model, PeftModel):
+        targets = model.active_peft_config.target_modules
+        model.active_peft_config.target_modules = sorted(targets)  # a set has no order to digest
+    else:
         model = model.to(torch.bfloat16 if policy.dtype == "bfloat16" else torch.float32)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
     check_policy_dir(folder)
+
+
+def _put_together(policy: Policy, spec: Spec) -> Any:
+    """The model in one piece: where it is sharded, a fresh one that takes the whole weights."""
+    if world() == 1:
+        return policy.model
+    weights = {name: whole(p.detach()).cpu() for name, p in policy.trainable().items()}
+    if not leads():
+        return None
+    fresh = _trainable(spec)
+    fresh.load_state_dict(weights, strict=False)
+    return fresh

@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,25 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
+
+from training.trainer.attention import why_padded
+from training.trainer.batches import Batch, Branch
+from training.trainer.data import Group, Pair
+from training.trainer.model import Policy
 
 torch.set_num_threads(1)
 
@@ -24,6 +38,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIALS = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|bos|>"]
+ENDS = {"bos_token_id": 4, "eos_token_id": 0, "pad_token_id": 0}
 MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("a", "n")]
 
 
@@ -45,27 +60,43 @@ def make_tokenizer(**settings: Any) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def make_model(architecture: str, *, seed: int = 0) -> torch.nn.Module:
+ROTARY = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "gemma": (GemmaConfig, GemmaForCausalLM),
+}
+ARCHITECTURES = ("gpt2", *ROTARY)
+
+
+def make_model(architecture: str, *, seed: int = 0, **shape: Any) -> torch.nn.Module:
     """Two small layers with weights large enough that every number is its own."""
     torch.manual_seed(seed)
     words = len(make_tokenizer())
-    if architecture == "llama":
-        shape = LlamaConfig(
-            vocab_size=words,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            tie_word_embeddings=True,
-            initializer_range=0.1,
-        )
-        return LlamaForCausalLM(shape).eval()
-    gpt2 = GPT2Config(
-        vocab_size=words, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.1
-    )
-    return GPT2LMHeadModel(gpt2).eval()
+    if architecture == "gpt2":
+        gpt2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256} | shape
+        config = GPT2Config(vocab_size=words, initializer_range=0.1, **ENDS, **gpt2)
+        return GPT2LMHeadModel(config).eval()
+    config_class, model_class = ROTARY[architecture]
+    rotary = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 256,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.1,
+    }
+    return model_class(config_class(vocab_size=words, **ENDS, **(rotary | shape))).eval()
+
+
+def as_policy(model: Any, *, dtype: str = "float32", padded: bool = False) -> Policy:
+    """A model as the trainer holds it, made to pad its rows where `padded`."""
+    why = "the test asks for it" if padded else why_padded(model, 256)
+    return Policy(model, torch.device("cpu"), dtype, padded_because=why, pack_tokens=4096)
 
 
 def write_policy(folder: Path, architecture: str = "llama", *, seed: int = 0) -> Path:
@@ -73,6 +104,18 @@ def write_policy(folder: Path, architecture: str = "llama", *, seed: int = 0) ->
     make_model(architecture, seed=seed).save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+def batch_of(branches: list[Branch]) -> Batch:
+    """Branches as groups, those of one prompt together only where they are neighbours."""
+    groups: list[Group] = []
+    offset = 0
+    for prompt, same in groupby(branches, key=lambda branch: branch.prompt):
+        responses = tuple(branch.response for branch in same)
+        pairs = tuple(Pair(f"{n}", 0, n, 1.0) for n in range(1, len(responses)))
+        groups.append(Group(f"group-{offset}", prompt, responses, pairs, offset))
+        offset += len(responses)
+    return Batch(tuple(groups))
 
 
 def ranked_row(number: int) -> dict[str, Any]:

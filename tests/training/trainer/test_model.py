@@ -115,7 +115,7 @@ def test_the_written_policy_says_what_was_evaluated(make_round, llama_dir, metho
     assert AutoTokenizer.from_pretrained(folder).chat_template == make_tokenizer().chat_template
     card = (folder / "README.md").read_text()
     assert manifest["start_digest"] in card
-    assert "| accuracy | 0.5000 |" in card
+    assert "| accuracy | 0.5 |" in card
 
 
 def tampered(policy: Path, target: Path, name: str, content: str) -> Path:
