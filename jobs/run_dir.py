@@ -214,22 +214,24 @@ class StopRequest:
         self.requested = True
 
 
-def check_spec(cls: type[T], data: Any) -> T:
+def check_spec(cls: type[T], data: Any, *, problems: Iterable[str] = ()) -> T:
     """Build a frozen keyword-only dataclass from a JSON object, strictly.
 
-    One RunDirError names every unknown, missing and wrongly typed key, so that a person mends
-    them in one go. Nested dataclasses are checked the same way.
+    One RunDirError names everything that is wrong, so that a person mends it in one go: unknown,
+    missing and wrongly typed keys, what the class's own `rules` say, and the caller's `problems`.
+    `rules`, where the class has it, is given the values of the keys that are there and well
+    typed, and yields messages. Nested dataclasses are checked the same way.
     """
-    problems: list[str] = []
-    value = _build(cls, data, "", problems)
-    if problems:
-        raise RunDirError("the spec has problems: " + "; ".join(problems))
+    found = list(problems)
+    value = _build(cls, data, "", found)
+    if found:
+        raise RunDirError("the spec has problems: " + "; ".join(found))
     return typing.cast(T, value)
 
 
 def _build(cls: Any, data: Any, prefix: str, problems: list[str]) -> Any:
     if not isinstance(data, dict):
-        problems.append(f"{prefix or 'the spec'}: expected an object, got {data!r}")
+        problems.append(f"{prefix[:-1] or 'the spec'}: expected an object, got {data!r}")
         return None
     fields = {field.name: field for field in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
@@ -237,10 +239,14 @@ def _build(cls: Any, data: Any, prefix: str, problems: list[str]) -> Any:
     problems += [f"unknown key {prefix}{key}" for key in data if key not in fields]
     values: dict[str, Any] = {}
     for name, field in fields.items():
+        known = len(problems)
         if name in data:
-            values[name] = _typed(hints[name], data[name], f"{prefix}{name}", problems)
+            value = _typed(hints[name], data[name], f"{prefix}{name}", problems)
+            if len(problems) == known:
+                values[name] = value
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"missing key {prefix}{name}")
+    problems += getattr(cls, "rules", lambda _values: ())(values)
     if len(problems) > before:
         return None
     try:
@@ -250,21 +256,28 @@ def _build(cls: Any, data: Any, prefix: str, problems: list[str]) -> Any:
         return None
 
 
-def _typed(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
+def _typed(hint: Any, value: Any, name: str, problems: list[str], null: str = "") -> Any:
+    """The value as the hint wants it; `null` is what a message adds where null is allowed."""
     origin, options = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         return _build(hint, value, f"{name}.", problems)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in options:
             return None
-        return _typed(next(o for o in options if o is not type(None)), value, name, problems)
+        inner = next(option for option in options if option is not type(None))
+        return _typed(inner, value, name, problems, " or null")
     if origin is typing.Literal:
-        if value not in options:
-            problems.append(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
+        if (type(value), value) not in [(type(option), option) for option in options]:
+            named = ", ".join(map(str, options))
+            problems.append(f"{name} must be one of {named}{null}, got {value!r}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            problems.append(f"{name} is too large for a float")
+            return value
     expected = origin or hint
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
-        problems.append(f"{name} must be {expected.__name__}, got {value!r}")
+        problems.append(f"{name} must be {expected.__name__}{null}, got {value!r}")
     return value

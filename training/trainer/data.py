@@ -5,18 +5,20 @@ however many pairs it is in.
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from labeling.chat import ChatError, Message, end_token_ids, prompt_ids, response_ids
 from training.trainer.config import Spec
-from training.trainer.objectives import soft_label
+from training.trainer.objectives import fitted_nu, soft_label, tied_share
+from training.trainer.report import Report, summary
 from training.trainer.rows import prompt_key
 from training.trainer.run_dir import BadInput
+from training.trainer.shorten import shorter_prompts
 
-SHOWN_PAIRS = 5  # ids of dropped pairs in the report, for each reason
+Ids = tuple[int, ...]
+Encoded = dict[int, tuple[Ids, str]]  # by place in the row: a response's ids, whence they come
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Pair:
     id: str
     chosen: int
     rejected: int
-    label: float  # probability that chosen is better, in [0.5, 1]
+    label: float  # probability that chosen is better, where a vote decided, in [0.5, 1]
+    tied: float = 0.0  # share of the votes that are ties; 0 without a model of ties
 
 
 @dataclass(frozen=True)
@@ -34,32 +37,15 @@ class Group:
     """A prompt with its distinct responses (token ids, end token included) and their pairs."""
 
     id: str
-    prompt: tuple[int, ...]
-    responses: tuple[tuple[int, ...], ...]
+    prompt: Ids
+    responses: tuple[Ids, ...]
     pairs: tuple[Pair, ...]
     offset: int  # place of the first response among all responses of the round
 
     @property
     def tokens(self) -> int:
-        """Tokens that a forward pass over every response costs."""
-        return sum(len(self.prompt) + len(response) for response in self.responses)
-
-
-@dataclass
-class Report:
-    """What became of every pair: kept, or dropped for a reason that is counted."""
-
-    dropped: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-    sources: Counter[str] = field(default_factory=Counter)  # of the kept responses' token ids
-    template_errors: list[str] = field(default_factory=list)
-
-    def drop(self, reason: str, pair: str) -> None:
-        """Count a pair out and keep the first few ids for each reason."""
-        self.dropped[reason] += 1
-        shown = self.examples.setdefault(reason, [])
-        if len(shown) < SHOWN_PAIRS:
-            shown.append(pair)
+        """Tokens of the tree: the prompt once, and each response."""
+        return len(self.prompt) + sum(map(len, self.responses))
 
 
 @dataclass(frozen=True)
@@ -70,6 +56,7 @@ class Dataset:
     held_out: list[Group]
     responses: int
     report: dict[str, Any]
+    tie_nu: float  # ν of Rao and Kupper, 1 without a model of ties
 
 
 def is_held_out(prompt: list[Message], share: float) -> bool:
@@ -93,10 +80,21 @@ def prepare(tokenizer: Any, rows: list[dict[str, Any]], spec: Spec) -> Dataset:
         side = sides.get(prompt_key(row["prompt"]))
         out = is_held_out(row["prompt"], spec.held_out_share) if side is None else side != "train"
         (held_out if out else train).append(group)
-    dataset = Dataset(train, held_out, offset, _summary(report, train, held_out))
+    decided = any(pair.tied < 1 for group in train for pair in group.pairs)
+    nu = _tie_nu(train, spec) if decided else None
+    told = summary(report, train, held_out, tie_nu=nu)
     if not train:
-        raise BadInput("no pair is left to train on", data_report=dataset.report)
-    return dataset
+        raise BadInput("no pair is left to train on", data_report=told)
+    if not decided:
+        raise BadInput("all votes to train on are ties: they prefer nothing", data_report=told)
+    return Dataset(train, held_out, offset, told, 1.0 if nu is None else nu)
+
+
+def _tie_nu(train: list[Group], spec: Spec) -> float | None:
+    """The ν to train with, fitted where the spec leaves it open; None without a model of ties."""
+    if spec.ties == "drop":
+        return None
+    return spec.tie_nu or fitted_nu([pair.tied for group in train for pair in group.pairs])
 
 
 def _encode_group(
@@ -106,19 +104,44 @@ def _encode_group(
     labelled = _labelled_pairs(row, spec, report)
     try:
         prompt = tuple(prompt_ids(tokenizer, row["prompt"])) if labelled else ()
+        encoded = _encoded(tokenizer, row, labelled)
     except ChatError as error:
         report.template_errors.append(f"{row['id']}: {error}")
         for pair in labelled:
             report.drop("template", pair.id)
         return None
-    encoded = {
-        index: encode_response(tokenizer, row["prompt"], **row["responses"][index])
-        for index in sorted({index for pair in labelled for index in (pair.chosen, pair.rejected)})
-    }
-    kept = [pair for pair in labelled if _fits(pair, prompt, encoded, spec.max_length, report)]
+    pairs = [pair for pair in labelled if _differ(pair, encoded, report)]
+    prompts = _histories(tokenizer, row["prompt"], prompt, _longest(pairs, encoded), spec)
+    room = spec.max_length - min(map(len, prompts))
+    kept = [pair for pair in pairs if _fits(pair, encoded, room, report)]
     if not kept:
         return None
+    budget = spec.max_length - _longest(kept, encoded)
+    prompt = next(history for history in prompts if len(history) <= budget)
+    if prompt is not prompts[0]:
+        report.shortened.append(row["id"])
     return _distinct(row["id"], prompt, kept, encoded, offset, report)
+
+
+def _encoded(tokenizer: Any, row: dict[str, Any], pairs: list[Pair]) -> Encoded:
+    """The ids of the responses that the pairs name."""
+    used = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
+    return {i: encode_response(tokenizer, row["prompt"], **row["responses"][i]) for i in used}
+
+
+def _longest(pairs: list[Pair], encoded: Encoded) -> int:
+    """Tokens of the longest response of the pairs, 0 without any."""
+    ends = (index for pair in pairs for index in (pair.chosen, pair.rejected))
+    return max((len(encoded[index][0]) for index in ends), default=0)
+
+
+def _histories(
+    tokenizer: Any, messages: list[Message], prompt: Ids, longest: int, spec: Spec
+) -> list[Ids]:
+    """The prompt and, where it must be and may be shortened, ever shorter ones."""
+    if len(prompt) + longest <= spec.max_length or spec.long_prompts == "drop":
+        return [prompt]
+    return [prompt, *shorter_prompts(tokenizer, messages)]
 
 
 def _labelled_pairs(row: dict[str, Any], spec: Spec, report: Report) -> list[Pair]:
@@ -139,13 +162,19 @@ def _labelled_pairs(row: dict[str, Any], spec: Spec, report: Report) -> list[Pai
 
 
 def _label(row: dict[str, Any], votes: dict[str, int], spec: Spec) -> Pair | None:
-    label = soft_label(votes["votes_for"], votes["votes_against"], labels=spec.labels)
+    """The pair with the share of its votes; None where the votes say nothing."""
+    counts = (votes["votes_for"], votes["votes_against"])
+    best, worst = votes["chosen"], votes["rejected"]
+    label = soft_label(*counts, labels=spec.labels)
+    tied = 0.0
+    if spec.ties == "rao_kupper":
+        tied = tied_share(*counts, votes["votes_tied"], labels=spec.labels)
+        label = 0.5 if tied == 1 else label
     if label is None:
         return None
-    best, worst = votes["chosen"], votes["rejected"]
     if label < 0.5:
         best, worst, label = worst, best, 1 - label
-    return Pair(_pair_id(row, best, worst), best, worst, label)
+    return Pair(_pair_id(row, best, worst), best, worst, label, tied)
 
 
 def _pair_id(row: dict[str, Any], best: int, worst: int) -> str:
@@ -154,7 +183,7 @@ def _pair_id(row: dict[str, Any], best: int, worst: int) -> str:
 
 def encode_response(
     tokenizer: Any, messages: list[Message], *, id: str, text: str, token_ids: list[int] | None
-) -> tuple[tuple[int, ...], str]:
+) -> tuple[Ids, str]:
     """A response's ids and where they come from: "sampled", "cut" or "encoded".
 
     The ids that were sampled are the ones to train on, as long as they spell the text: encoding
@@ -171,64 +200,42 @@ def encode_response(
     return tuple(response_ids(tokenizer, messages, text)), "encoded"
 
 
-Encoded = dict[int, tuple[tuple[int, ...], str]]
-
-
-def _fits(
-    pair: Pair, prompt: tuple[int, ...], encoded: Encoded, max_length: int, report: Report
-) -> bool:
-    """Nothing is ever cut to fit: a pair that is too long is dropped and counted."""
-    chosen, rejected = encoded[pair.chosen][0], encoded[pair.rejected][0]
-    if len(prompt) + max(len(chosen), len(rejected)) > max_length:
-        report.drop("too_long", pair.id)
-    elif chosen == rejected:
+def _differ(pair: Pair, encoded: Encoded, report: Report) -> bool:
+    """Texts may be equal, or nothing, once they are ids: such pairs are dropped and counted."""
+    ends = (encoded[pair.chosen], encoded[pair.rejected])
+    if any(len(ids) == 1 and source != "cut" for ids, source in ends):  # the end token alone
+        report.drop("empty", pair.id)
+    elif ends[0][0] == ends[1][0]:
         report.drop("identical", pair.id)
     else:
         return True
     return False
 
 
+def _fits(pair: Pair, encoded: Encoded, room: int, report: Report) -> bool:
+    """No response is ever cut to fit: a pair with one too long is dropped and counted."""
+    if _longest([pair], encoded) <= room:
+        return True
+    report.drop("too_long", pair.id)
+    return False
+
+
 def _distinct(
-    name: str,
-    prompt: tuple[int, ...],
-    pairs: list[Pair],
-    encoded: Encoded,
-    offset: int,
-    report: Report,
+    name: str, prompt: Ids, pairs: list[Pair], encoded: Encoded, offset: int, report: Report
 ) -> Group:
     """The group over its distinct responses: equal token ids are one response."""
     used = sorted({index for pair in pairs for index in (pair.chosen, pair.rejected)})
-    place: dict[tuple[int, ...], int] = {}
+    place: dict[Ids, int] = {}
     for index in used:
         ids, source = encoded[index]
         if ids not in place:
             report.sources[source] += 1
         place.setdefault(ids, len(place))
     moved = tuple(
-        Pair(p.id, place[encoded[p.chosen][0]], place[encoded[p.rejected][0]], p.label)
+        replace(p, chosen=place[encoded[p.chosen][0]], rejected=place[encoded[p.rejected][0]])
         for p in pairs
     )
     return Group(name, prompt, tuple(place), moved, offset)
-
-
-def _summary(report: Report, train: list[Group], held_out: list[Group]) -> dict[str, Any]:
-    sides = {"train": train, "held_out": held_out}
-    groups = [*train, *held_out]
-    return {
-        "groups": {name: len(side) for name, side in sides.items()},
-        "pairs": {name: sum(len(g.pairs) for g in side) for name, side in sides.items()},
-        "responses": {name: sum(len(g.responses) for g in side) for name, side in sides.items()},
-        "evenly_split": sum(pair.label == 0.5 for group in groups for pair in group.pairs),
-        "dropped": dict(report.dropped),
-        "dropped_examples": report.examples,
-        "token_ids": dict(report.sources),
-        "longest": max((_longest(group) for group in groups), default=0),
-        "template_errors": report.template_errors[:SHOWN_PAIRS],
-    }
-
-
-def _longest(group: Group) -> int:
-    return len(group.prompt) + max(map(len, group.responses))
 
 
 def pair_ids(groups: Iterable[Group]) -> list[str]:

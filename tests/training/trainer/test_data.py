@@ -1,20 +1,27 @@
-"""Rows to token ids: the traps of tokenization, the split and the report."""
+"""Rows to groups of token ids: distinct responses, labels, ties, the split and the report."""
 
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from labeling.chat import prompt_ids
+from jobs.run_dir import append_event
+from labeling.chat import Message, prompt_ids
 from tests.training.trainer.builders import TEMPLATE, make_tokenizer, ranked_row, votes
 from training.trainer.config import DEFAULTS, PolicySource, Spec
-from training.trainer.data import Dataset, Group, encode_response, is_held_out, prepare
+from training.trainer.data import Dataset, Group, is_held_out, prepare
 from training.trainer.run_dir import BadInput
 
 TOKENIZER = make_tokenizer()
 END = TOKENIZER.eos_token_id
-USER = [{"role": "user", "content": "hi"}]
+USER: list[Message] = [{"role": "user", "content": "hi"}]
+TALK: list[Message] = [
+    {"role": "system", "content": "be kind"},
+    {"role": "user", "content": "first"},
+    {"role": "assistant", "content": "one"},
+    {"role": "user", "content": "second"},
+    {"role": "assistant", "content": "two"},
+    {"role": "user", "content": "third"},
+]
 SOURCE = PolicySource(model="/nowhere", adapter=None)
 
 
@@ -38,117 +45,7 @@ def only(dataset: Dataset) -> Group:
 
 
 def text_of(ids: tuple[int, ...]) -> str:
-    return TOKENIZER.decode(ids[:-1], skip_special_tokens=True)
-
-
-# --- trap 3: BOS and EOS, double or missing -------------------------------------------------
-
-
-@pytest.mark.parametrize("spelled", ["{{ bos_token }}", ""])
-def test_trap_3_one_bos_at_most_and_the_end_token_once(spelled):
-    tokenizer = make_tokenizer(bos_token="<|bos|>")
-    tokenizer.chat_template = spelled + TEMPLATE
-    group = only(prepared(row("yes", "no"), tokenizer=tokenizer))
-    assert group.prompt.count(tokenizer.bos_token_id) == bool(spelled)
-    for response in group.responses:
-        assert tokenizer.bos_token_id not in response
-        assert response.count(END) == 1
-        assert response[-1] == END
-
-
-# --- trap 4: joint and separate tokenization ------------------------------------------------
-
-
-def test_trap_4_the_sampled_ids_are_trained_on_although_encoding_would_merge_them():
-    apart = [*(TOKENIZER.convert_tokens_to_ids(c) for c in "the"), END]
-    assert TOKENIZER.encode("the", add_special_tokens=False) != apart[:-1]
-    ids, source = encode_response(TOKENIZER, USER, id="r", text="the", token_ids=apart)
-    assert (list(ids), source) == (apart, "sampled")
-
-
-@pytest.mark.parametrize("wrong", [[1, 2, 3], [10**6], [], [0, 0]])
-def test_trap_4_ids_that_do_not_spell_the_text_are_not_believed(wrong):
-    ids, source = encode_response(TOKENIZER, USER, id="r", text="the", token_ids=wrong)
-    assert (text_of(ids), source) == ("the", "encoded")
-
-
-@settings(max_examples=50, deadline=None)
-@given(text=st.text(min_size=1, max_size=30))
-def test_trap_4_every_text_keeps_its_letters(text):
-    ids, _source = encode_response(TOKENIZER, USER, id="r", text=text, token_ids=None)
-    if not any(special in text for special in ("<|end|>", "<|user|>")):
-        assert text_of(ids) == text
-        assert ids[-1] == END
-
-
-# --- trap 5: the generation prompt ----------------------------------------------------------
-
-
-def test_trap_5_the_prompt_ends_with_the_assistants_header_and_is_what_the_sampler_fed():
-    group = only(prepared(row("yes", "no")))
-    assert list(group.prompt) == prompt_ids(TOKENIZER, USER)
-    assert group.prompt[-1] == TOKENIZER.convert_tokens_to_ids("<|assistant|>")
-
-
-def test_trap_5_a_header_that_only_the_generation_prompt_has_stays_in_the_prompt():
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = TEMPLATE.replace("<|assistant|>{% endif", "<|assistant|>th{% endif")
-    group = only(prepared(row("yes", "no"), tokenizer=tokenizer))
-    assert tokenizer.decode(group.prompt).endswith("<|assistant|>th")
-    assert sorted(map(text_of, group.responses)) == ["no", "yes"]
-
-
-# --- trap 6: string surgery -----------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "text", ["\n\nyes\n", "  yes  ", "user: hi assistant:", "h\u00e9 \u4f60\u597d \U0001f642", "hi"]
-)
-def test_trap_6_a_response_is_trained_on_letter_for_letter(text):
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = TEMPLATE.replace("m['content']", "m['content'] | trim")
-    for each in (TOKENIZER, tokenizer):
-        group = only(prepared(row(text, "no"), tokenizer=each))
-        assert text_of(group.responses[0]) == text
-
-
-# --- trap 7: truncation ---------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    lengths=st.lists(st.integers(1, 60), min_size=2, max_size=5, unique=True),
-    max_length=st.integers(2, 70),
-)
-def test_trap_7_nothing_is_cut_and_what_is_too_long_is_counted(lengths, max_length):
-    texts = ["x" * length for length in lengths]
-    pairs = [votes(0, other, 1, 0) for other in range(1, len(texts))]
-    start = len(prompt_ids(TOKENIZER, USER))
-    fit = [start + max(lengths[0], other) + 1 <= max_length for other in lengths[1:]]
-    anchor = row("yes", "no", id="anchor", prompt=[{"role": "user", "content": "q"}])
-    report = None
-    try:
-        data = prepared(row(*texts, pairs=pairs), anchor, max_length=max_length)
-    except BadInput as error:
-        report = error.details["data_report"]
-    else:
-        report = data.report
-        kept = [group for group in data.train if group.id == "g"]
-        assert sum(len(group.pairs) for group in kept) == sum(fit)
-        for group in kept:
-            assert all(text_of(ids) in texts and ids[-1] == END for ids in group.responses)
-    assert report["dropped"].get("too_long", 0) >= len(fit) - sum(fit)
-
-
-def test_trap_7_a_response_that_was_cut_when_sampled_gets_no_end_token():
-    ids = TOKENIZER.encode("and so", add_special_tokens=False)
-    cut = {"id": "r0", "text": "and so", "token_ids": ids}
-    data = prepared(row("", "no") | {"responses": [cut, row("", "no")["responses"][1]]})
-    assert only(data).responses[0] == tuple(ids)
-    assert data.report["token_ids"] == {"cut": 1, "encoded": 1}
-
-
-# --- groups, labels, split, report ----------------------------------------------------------
+    return str(TOKENIZER.decode(ids[:-1], skip_special_tokens=True))
 
 
 def test_each_distinct_response_is_there_once_however_many_pairs_it_is_in():
@@ -166,6 +63,76 @@ def test_chosen_is_the_response_with_more_votes():
     pair = only(prepared(row("a", "b", pairs=[votes(0, 1, 1, 3)]))).pairs[0]
     assert pair.id == "g: r1 > r0"
     assert pair.label == 0.75
+
+
+TIED = [votes(0, 1, 2, 0, 2), votes(0, 2, 0, 0, 3), votes(1, 2, 1, 2)]
+
+
+def test_ties_are_kept_with_their_share_where_they_have_a_model():
+    data = prepared(row("a", "b", "c", pairs=TIED), ties="rao_kupper")
+    assert [(pair.id, pair.label, pair.tied) for pair in only(data).pairs] == [
+        ("g: r0 > r1", 1.0, 0.5),
+        ("g: r0 > r2", 0.5, 1.0),
+        ("g: r2 > r1", pytest.approx(2 / 3), 0.0),
+    ]
+    assert (data.report["tied"], data.report["dropped"]) == (2, {})
+    assert data.report["evenly_split"] == 0, "a tie says that the two are equal: it is no dispute"
+
+
+def test_nu_is_fitted_to_the_training_sides_ties_or_given():
+    rows = [row("a", "b", "c", pairs=TIED), row("a", "b", id="out", split="held_out", prompt=TALK)]
+    rows[1]["pairs"] = [votes(0, 1, 0, 0, 1)]
+    fitted = prepared(*rows, ties="rao_kupper")
+    assert fitted.tie_nu == 3.0  # t = (0.5 + 1 + 0)/3 = 1/2, ν = (1 + t)/(1 - t)
+    assert fitted.report["tie_nu"] == 3.0
+    assert prepared(*rows, ties="rao_kupper", tie_nu=1.5).tie_nu == 1.5
+    assert prepared(row("a", "b"), ties="rao_kupper").tie_nu == 1.0
+
+
+def test_without_a_model_of_ties_tied_votes_are_left_out_and_only_ties_dropped():
+    data = prepared(row("a", "b", "c", pairs=TIED))
+    assert [(pair.label, pair.tied) for pair in only(data).pairs] == [
+        (1.0, 0.0),
+        (pytest.approx(2 / 3), 0.0),
+    ]
+    assert data.report["dropped"] == {"tied": 1}
+    assert (data.tie_nu, data.report["tie_nu"], data.report["tied"]) == (1.0, None, 0)
+
+
+def test_with_majority_labels_a_tie_takes_all_where_no_side_leads():
+    pairs = [votes(0, 1, 2, 0, 2), votes(0, 2, 1, 1, 0), votes(1, 2, 1, 3, 2)]
+    data = prepared(row("a", "b", "c", pairs=pairs), ties="rao_kupper", labels="majority")
+    assert [(pair.label, pair.tied) for pair in only(data).pairs] == [
+        (0.5, 1.0),
+        (0.5, 1.0),
+        (1.0, 0.0),
+    ]
+
+
+def test_nothing_but_ties_is_an_error_with_the_report():
+    with pytest.raises(BadInput, match="all votes to train on are ties") as error:
+        prepared(row("a", "b", pairs=[votes(0, 1, 0, 0, 1)]), ties="rao_kupper")
+    assert error.value.details["data_report"]["tied"] == 1
+    assert error.value.details["data_report"]["tie_nu"] is None
+
+
+def test_lengths_are_told_by_side_and_the_prompt_costs_once():
+    pairs = [votes(0, 1, 1, 0), votes(0, 2, 1, 0)]
+    data = prepared(row("aaa", "bbbbb", "c", pairs=pairs))
+    prompt = len(prompt_ids(TOKENIZER, USER))
+    assert data.report["lengths"] == {
+        "chosen": 4.0,
+        "rejected": (6 + 2) / 2,
+        "prompt": float(prompt),
+        "longest": prompt + 6,
+    }
+    assert data.report["longest"] == prompt + 6
+    assert only(data).tokens == prompt + 4 + 6 + 2
+
+
+def test_the_report_is_json(tmp_path):
+    rows = [row("a", "b", "c", pairs=TIED), row("a", "a", id="same")]
+    append_event(tmp_path, "data_report", **prepared(*rows, ties="rao_kupper").report)
 
 
 def test_the_report_counts_every_dropped_pair_by_reason():
@@ -200,11 +167,20 @@ def test_a_prompt_that_the_template_refuses_is_dropped_and_counted():
     assert "bad: the chat template failed" in data.report["template_errors"][0]
 
 
+def test_an_answer_that_the_template_refuses_is_dropped_and_counted_too():
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% if 'b' in messages[-1].content %}{{ raise_exception('no') }}{% endif %}" + TEMPLATE
+    )
+    data = prepared(row("a", "c"), row("a", "b", id="bad"), tokenizer=tokenizer)
+    assert data.report["dropped"] == {"template": 1}
+
+
 def test_the_split_is_a_stable_hash_of_the_prompt():
-    prompts = [[{"role": "user", "content": str(n)}] for n in range(1000)]
+    prompts = [[Message(role="user", content=str(n))] for n in range(1000)]
     share = sum(is_held_out(prompt, 0.2) for prompt in prompts)
     assert 150 < share < 250
-    assert is_held_out(prompts[7], 0.5) is is_held_out([dict(prompts[7][0])], 0.5)
+    assert is_held_out(prompts[7], 0.5) is is_held_out([prompts[7][0].copy()], 0.5)
     assert all(is_held_out(p, 0.5) for p in prompts if is_held_out(p, 0.2))
 
 

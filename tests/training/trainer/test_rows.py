@@ -115,6 +115,32 @@ def test_a_bad_row_is_named_with_its_line_and_reason(tmp_path, row, reason):
         table(tmp_path, ranked_row(0), row)
 
 
+HH = [*USER, turn("hello"), {"role": "user", "content": "a joke?"}]
+
+
+def test_trap_20_the_last_answer_is_told_from_earlier_ones(tmp_path):
+    row = plain([*HH, turn("funny")], [*HH, turn("no")], prompt=HH)
+    (group,) = table(tmp_path, row)
+    assert group["prompt"] == HH
+    assert outcome(group) == {("funny", "no"): (1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        # nothing says which turns are the prompt: what both have in common would be a guess
+        ({"chosen": [*HH, turn("funny")], "rejected": [*HH, turn("no")]}, "missing prompt"),
+        # a prompt that stops earlier leaves more turns than one to train on
+        (plain([*HH, turn("funny")], [*HH, turn("no")], prompt=USER), "one assistant message"),
+        # conversations that part before the last answer
+        (plain([*HH, turn("funny")], [*USER, turn("bye")], prompt=HH), "one assistant message"),
+    ],
+)
+def test_trap_20_a_prompt_is_never_guessed(tmp_path, row, reason):
+    with pytest.raises(BadInput, match=reason):
+        table(tmp_path, row)
+
+
 def test_all_bad_rows_are_told_at_once_up_to_twenty(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(["{", "[]", '"x"', json.dumps(plain("a", "b")), *["nope"] * 30]))
