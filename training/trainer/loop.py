@@ -1,25 +1,22 @@
-"""A round of DPO, read from top to bottom: `run` is the story, the rest are its steps."""
+"""A round of preference training, read from top to bottom: `run` is the story, the rest its parts.
 
-import math
-import resource
+What one step does is in step.py.
+"""
+
 import shutil
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from jobs.run_dir import StopRequest, append_event, append_jsonl, replace_dir
+from jobs.run_dir import StopRequest, read_jsonl, replace_dir
 from labeling.policy_files import policy_digest
 from training.trainer import checkpoint as checkpoints
-from training.trainer.batches import Batch, all_batches, micro_batches, steps_of
+from training.trainer import parallel
+from training.trainer.batches import all_batches
 from training.trainer.card import model_card
 from training.trainer.checkpoint import Checkpoint
 from training.trainer.config import Spec, load_spec
-from training.trainer.data import Dataset, pair_ids, prepare
-from training.trainer.evaluate import Scored, evaluate, score, summary
+from training.trainer.data import Dataset, prepare
+from training.trainer.evaluate import evaluate
 from training.trainer.model import (
     Policy,
     check_fits,
@@ -29,20 +26,16 @@ from training.trainer.model import (
     load_tokenizer,
     source_digest,
 )
+from training.trainer.objectives import objective_of
 from training.trainer.reference import (
     Reference,
-    check_first_loss,
-    first_batches,
-    frozen_reference,
+    ReferencePass,
     held_out_batches,
-    reference_of_other,
-    reference_of_start,
     saved_reference,
 )
 from training.trainer.rows import read_groups
 from training.trainer.run_dir import (
     BadInput,
-    Refused,
     RoundFiles,
     Stopped,
     drop_metrics_after,
@@ -50,35 +43,10 @@ from training.trainer.run_dir import (
     library_versions,
     write_manifest,
 )
-
-
-@dataclass
-class Round:
-    """A round in progress."""
-
-    files: RoundFiles
-    spec: Spec
-    origin: dict[str, Any]  # digests of all inputs; a checkpoint of other inputs is refused
-    tokenizer: Any
-    dataset: Dataset
-    policy: Policy
-    reference: Reference
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    results: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0  # spent by earlier runs of this directory
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def total(self) -> int:
-        """Optimizer steps of the whole round."""
-        spec = self.spec
-        return steps_of(self.dataset.train, size=spec.batch_groups, epochs=spec.epochs)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds in all runs of this directory."""
-        return self.seconds + time.monotonic() - self.started
+from training.trainer.samples import report_samples, sample_prompts
+from training.trainer.state import Round, note
+from training.trainer.step import build_optimizer, take_step
+from training.trainer.stopping import Best
 
 
 def run(run_dir: Path, stop: StopRequest) -> None:
@@ -86,9 +54,11 @@ def run(run_dir: Path, stop: StopRequest) -> None:
     files = RoundFiles(run_dir)
     if files.manifest.exists():
         return
+    parallel.join()
     round_ = start(files, stop)
     if round_.step == 0:
         round_.results["held_out_before"] = log_held_out(round_)
+        round_.results["samples_before"] = sample(round_, "before")
     train(round_, stop)
     finish(round_)
 
@@ -96,7 +66,7 @@ def run(run_dir: Path, stop: StopRequest) -> None:
 def start(files: RoundFiles, stop: StopRequest) -> Round:
     """Everything before the first step: data, reference logps, policy, newest checkpoint."""
     spec = load_spec(files.spec)
-    append_event(files.root, "start", versions=library_versions())
+    note(files, "start", versions=library_versions(), processes=parallel.world())
     for source in (spec.policy, spec.reference):
         check_source(source)
     origin = {
@@ -106,31 +76,52 @@ def start(files: RoundFiles, stop: StopRequest) -> Round:
     }
     tokenizer = load_tokenizer(spec.policy)
     dataset = prepare(tokenizer, read_groups(files.preferences), spec)
-    append_event(files.root, "data_report", **dataset.report)
+    note(files, "data_report", **dataset.report)
+    check_held_out(spec, dataset)
     saved = find_checkpoint(files, origin)
-    policy, reference = models(spec, dataset, tokenizer, saved, stop)
+    scoring = ReferencePass(files, spec, dataset, objective_of(spec, tie_nu=dataset.tie_nu), stop)
+    policy, reference = models(scoring, tokenizer, saved)
     round_ = Round(
         files=files,
         spec=spec,
         origin=origin,
         tokenizer=tokenizer,
         dataset=dataset,
+        objective=scoring.objective,
         policy=policy,
         reference=reference,
         optimizer=build_optimizer(spec, policy),
     )
-    warn_early(round_)
+    say_early(round_)
     if saved is not None:
         resume(round_, saved)
-    drop_metrics_after(files, round_.step if saved else -1)
+    if parallel.leads():
+        drop_metrics_after(files, round_.step if saved else -1)
     return round_
+
+
+def check_held_out(spec: Spec, dataset: Dataset) -> None:
+    """BadInput where the spec asks for what only held-out pairs can tell."""
+    asked = [name for name in ("early_stopping",) if getattr(spec, name) is not None]
+    asked += ["keep=best"] if spec.keep == "best" else []
+    if asked and not dataset.held_out:
+        raise BadInput(
+            f"{' and '.join(asked)} need held-out pairs, and there are none: raise "
+            "held_out_share, or mark rows with the split held_out"
+        )
 
 
 def find_checkpoint(files: RoundFiles, origin: dict[str, Any]) -> Checkpoint | None:
     """The newest whole checkpoint; BadInput if it was made from other inputs."""
-    checkpoints.clean(files.checkpoints)
-    saved = checkpoints.newest(files.root, files.checkpoints)
-    if saved is not None and saved.state["origin"] != origin:
+    saved = None
+    if parallel.leads():
+        checkpoints.clean(files.checkpoints)
+        saved = checkpoints.newest(files.root, files.checkpoints)
+    step = parallel.from_leader(None if saved is None else saved.step)
+    if step is None:
+        return None
+    saved = saved or checkpoints.of_step(files.checkpoints, step)
+    if saved.state["origin"] != origin:
         changed = sorted(key for key in origin if saved.state["origin"].get(key) != origin[key])
         raise BadInput(
             f"{', '.join(changed)} changed since the checkpoint of step {saved.step}; put the "
@@ -140,44 +131,33 @@ def find_checkpoint(files: RoundFiles, origin: dict[str, Any]) -> Checkpoint | N
 
 
 def models(
-    spec: Spec, dataset: Dataset, tokenizer: Any, saved: Checkpoint | None, stop: StopRequest
+    scoring: ReferencePass, tokenizer: Any, saved: Checkpoint | None
 ) -> tuple[Policy, Reference]:
     """The policy at its start, and the reference logps; the two models never share memory."""
-    other = None
+    spec, dataset, other = scoring.spec, scoring.dataset, None
     if saved is None and not spec.starts_as_reference:
-        other = frozen_reference(spec, dataset, tokenizer, stop)
+        other = scoring.of_frozen(tokenizer)
     policy = load_policy(spec)
     check_fits(policy, tokenizer, dataset.report["longest"])
     if saved is not None:
         return policy, saved_reference(saved.reference, dataset)
     if other is None:
-        return policy, reference_of_start(spec, dataset, policy, stop)
-    return policy, reference_of_other(spec, first_batches(dataset, spec)[0], policy, *other)
+        return policy, scoring.of_start(policy)
+    return policy, scoring.of_other(policy, *other)
 
 
-def build_optimizer(spec: Spec, policy: Policy) -> torch.optim.Optimizer:
-    """AdamW; weight decay is for matrices, not for biases and norms."""
-    parameters = list(policy.trainable().values())
-    matrices = [p for p in parameters if p.ndim >= 2]
-    vectors = [p for p in parameters if p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": spec.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=spec.learning_rate)
-
-
-def warn_early(round_: Round) -> None:
-    """Warnings that need no step: settings that this data leaves without effect."""
-    if not round_.dataset.held_out:
-        append_event(
-            round_.files.root,
+def say_early(round_: Round) -> None:
+    """What needs no step to be known: how the model is run, and settings without effect."""
+    if round_.policy.padded_because:
+        round_.event(
             "warning",
-            message="no prompt is held out, so there is no held-out accuracy",
+            message="prompts are not shared between responses and rows are padded, which is "
+            f"slower: {round_.policy.padded_because}",
         )
+    if not round_.dataset.held_out:
+        round_.event("warning", message="no prompt is held out, so there is no held-out accuracy")
     if round_.spec.warmup_steps >= round_.total:
-        append_event(
-            round_.files.root,
+        round_.event(
             "warning",
             message=f"warmup_steps {round_.spec.warmup_steps} is not below the {round_.total} "
             "steps of this round: its full learning rate is never reached",
@@ -188,9 +168,10 @@ def resume(round_: Round, saved: Checkpoint) -> None:
     """Go on exactly where the checkpoint was made."""
     checkpoints.restore(saved, round_.optimizer, round_.policy.trainable())
     round_.step = saved.step
+    round_.best = Best.from_json(saved.state["best"])
     round_.results = saved.state["results"]
     round_.seconds = saved.state["seconds"]
-    append_event(round_.files.root, "resume", step=saved.step)
+    round_.event("resume", step=saved.step)
 
 
 def train(round_: Round, stop: StopRequest) -> None:
@@ -204,138 +185,108 @@ def train(round_: Round, stop: StopRequest) -> None:
         start=round_.step,
     )
     for step, batch in batches:
+        if round_.best.stops(spec.early_stopping):
+            break
         take_step(round_, step, batch)
-        if step == round_.total:
-            round_.results["held_out_after"] = log_held_out(round_)
-        elif step % spec.eval_every == 0:
-            log_held_out(round_)
-        stopping = stop.requested and step < round_.total
-        if step % spec.checkpoint_every == 0 or step == round_.total or stopping:
+        last = step == round_.total
+        is_best = (last or step % spec.eval_every == 0) and look(round_)
+        last = last or round_.best.stops(spec.early_stopping)
+        stopping = parallel.anyone(stop.requested) and not last
+        if last or stopping or step % spec.checkpoint_every == 0 or (is_best and keeps(round_)):
             save(round_)
         if stopping:
             raise Stopped(f"stopped after step {step}, which is saved; run it again to go on")
 
 
-def take_step(round_: Round, step: int, batch: Batch) -> None:
-    """One optimizer step: gradients, the checks that come before it, the update, its metrics."""
-    spec = round_.spec
-    began = time.monotonic()
-    round_.optimizer.zero_grad(set_to_none=True)
-    scored = accumulate(round_, batch)
-    numbers = summary(scored)
-    check_finite_losses(step, batch, scored)
-    if step == 1:
-        check_first_loss(numbers["loss"], round_.reference)
-        round_.results["loss_step0"] = numbers["loss"]
-    parameters = list(round_.policy.trainable().values())
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, spec.max_grad_norm))
-    if not math.isfinite(norm):
-        raise non_finite("gradient", step, pair_ids(batch.groups))
-    rate = learning_rate(step, round_.total, spec)
-    for group in round_.optimizer.param_groups:
-        group["lr"] = rate
-    round_.optimizer.step()
-    round_.step = step
-    if step % spec.log_every == 0 or step == round_.total:
-        speed = batch.tokens / (time.monotonic() - began)
-        log(
-            round_,
-            numbers
-            | {"grad_norm": norm, "learning_rate": rate, "tokens_per_s": speed}
-            | {"memory_mb": peak_memory_mb(round_.policy.device)},
-        )
+def look(round_: Round) -> bool:
+    """Evaluate the held-out pairs; True where the policy has never agreed with more of them."""
+    held_out = log_held_out(round_)
+    round_.results["held_out_after"] = held_out
+    if held_out is None:
+        return False
+    round_.best = round_.best.after(round_.step, held_out["accuracy"])
+    if round_.best.step == round_.step:
+        round_.results["held_out_best"] = held_out
+    return round_.best.step == round_.step
 
 
-def accumulate(round_: Round, batch: Batch) -> list[Scored]:
-    """Gradients of the batch's mean pair loss, micro-batch by micro-batch.
-
-    Each is divided by the number of pairs in the whole batch, so how the batch is cut changes
-    nothing.
-    """
-    scored = []
-    for micro in micro_batches(batch):
-        losses, part = score(round_.policy, micro, round_.reference.logps, beta=round_.spec.beta)
-        (losses.sum() / len(batch.pairs)).backward()
-        scored.append(part)
-    return scored
-
-
-def check_finite_losses(step: int, batch: Batch, scored: Sequence[Scored]) -> None:
-    """Refused, before the update, if any pair's loss is not finite."""
-    losses = torch.cat([part.pairs.loss for part in scored]).isfinite().tolist()
-    bad = [name for name, fine in zip(pair_ids(batch.groups), losses, strict=True) if not fine]
-    if bad:
-        raise non_finite("loss", step, bad)
-
-
-def non_finite(what: str, step: int, pairs: list[str]) -> Refused:
-    """The refusal for a number that is NaN or infinite."""
-    return Refused(
-        f"the {what} of step {step} is not finite (pairs {', '.join(pairs[:5])}); the step was "
-        "not taken. Lower learning_rate, or look at these pairs; earlier checkpoints are kept",
-        step=step,
-        pairs=pairs,
-    )
-
-
-def learning_rate(step: int, total: int, spec: Spec) -> float:
-    """Linear warmup to `learning_rate`, then linear decay that would reach 0 after the end."""
-    if step <= spec.warmup_steps:
-        return spec.learning_rate * step / spec.warmup_steps
-    return spec.learning_rate * (total - step + 1) / (total - spec.warmup_steps)
-
-
-def log(round_: Round, numbers: dict[str, Any]) -> None:
-    """One line of metrics.jsonl."""
-    head = {"step": round_.step, "total": round_.total}
-    append_jsonl(round_.files.metrics, head | numbers | {"seconds": round(round_.elapsed, 3)})
+def keeps(round_: Round) -> bool:
+    """Whether the round's policy is its best, not its last."""
+    return round_.spec.keep == "best"
 
 
 def log_held_out(round_: Round) -> dict[str, float] | None:
     """Evaluate the held-out pairs as the policy stands, and log it; None without any."""
     batches = held_out_batches(round_.dataset, round_.spec)
-    held_out = evaluate(round_.policy, batches, round_.reference.logps, beta=round_.spec.beta)
+    held_out = evaluate(round_.policy, batches, round_.reference.logps, round_.objective)
     if held_out is not None:
-        log(round_, {"held_out": held_out})
+        round_.log({"held_out": held_out})
     return held_out
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory so far, in MiB: the GPU's where there is one, else the process's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB
+def sample(round_: Round, when: str) -> dict[str, float] | None:
+    """Let the policy answer held-out prompts; None where there are none."""
+    rows = list(read_jsonl(round_.files.preferences))
+    report = report_samples(
+        round_.policy,
+        round_.tokenizer,
+        sample_prompts(round_.dataset.held_out, rows, round_.spec.sample_prompts),
+        max_tokens=round_.spec.sample_tokens,
+        seed=round_.spec.seed,
+    )
+    if report is None:
+        return None
+    round_.event("samples", when=when, metrics=report.metrics, texts=report.texts)
+    return report.metrics
 
 
 def save(round_: Round) -> None:
     """A checkpoint of the round as it stands."""
     parameters = round_.policy.trainable()
-    path = checkpoints.save(
-        round_.files.checkpoints,
-        Checkpoint(
-            step=round_.step,
-            weights=dict(parameters),
-            optimizer=checkpoints.optimizer_tensors(round_.optimizer, parameters),
-            reference=round_.reference.logps,
-            state={
-                "origin": round_.origin,
-                "results": round_.results,
-                "seconds": round_.elapsed,
-            },
-        ),
-        keep=round_.spec.keep_checkpoints,
+    saved = Checkpoint(
+        step=round_.step,
+        weights=checkpoints.gathered(parameters),
+        optimizer=checkpoints.gathered(checkpoints.optimizer_tensors(round_.optimizer, parameters)),
+        reference=round_.reference.logps,
+        state={
+            "origin": round_.origin,
+            "best": round_.best.to_json(),
+            "results": round_.results,
+            "seconds": round_.elapsed,
+        },
     )
-    append_event(round_.files.root, "checkpoint", step=round_.step, path=path.name)
+    if parallel.leads():
+        path = checkpoints.save(
+            round_.files.checkpoints,
+            saved,
+            keep=round_.spec.keep_checkpoints,
+            best=round_.best.step if keeps(round_) else None,
+        )
+        round_.event("checkpoint", step=round_.step, path=path.name)
 
 
 def finish(round_: Round) -> None:
     """The policy's folder, and the manifest that says the round is done."""
     files, results = round_.files, round_.results
-    results |= {"steps": round_.step, "seconds": round(round_.elapsed, 3)}
+    results |= {"steps": round_.step, "stopped_early": round_.step < round_.total}
+    if keeps(round_) and round_.best.step is not None:
+        take_best(round_, round_.best.step)
+    results["samples_after"] = sample(round_, "after")
+    results["seconds"] = round(round_.elapsed, 3)
     beside = files.root / ".policy"
-    shutil.rmtree(beside, ignore_errors=True)
-    card = model_card(round_.spec, round_.origin, round_.dataset.report, results)
-    export(round_.policy, round_.tokenizer, beside, card)
+    card = model_card(
+        round_.spec,
+        round_.origin,
+        round_.dataset.report,
+        results,
+        metrics=read_jsonl(files.metrics),
+        events=read_jsonl(files.root / "events.jsonl"),
+    )
+    if parallel.leads():
+        shutil.rmtree(beside, ignore_errors=True)
+    export(round_.policy, round_.spec, round_.tokenizer, beside, card)
+    if not parallel.leads():
+        return
     replace_dir(beside, files.policy)
     digests = {key: value for key, value in round_.origin.items() if key != "inputs"}
     write_manifest(
@@ -345,4 +296,13 @@ def finish(round_: Round) -> None:
         seed=round_.spec.seed,
         results=results,
     )
-    append_event(files.root, "done", steps=round_.step)
+    round_.event("done", steps=round_.step)
+
+
+def take_best(round_: Round, step: int) -> None:
+    """Put the weights back that agreed with most held-out pairs."""
+    if step != round_.step:
+        saved = checkpoints.of_step(round_.files.checkpoints, step)
+        checkpoints.restore(saved, round_.optimizer, round_.policy.trainable())
+    round_.results["best_step"] = step
+    round_.results["held_out_after"] = round_.results["held_out_best"]

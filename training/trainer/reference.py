@@ -11,18 +11,28 @@ from typing import Any
 
 import torch
 
-from jobs.run_dir import StopRequest
-from training.trainer.batches import Batch, chunks, epoch_batches, micro_batches
+from jobs.run_dir import StopRequest, append_event
+from training.trainer.batches import Batch, chunks, epoch_batches, packs
 from training.trainer.config import Spec
-from training.trainer.data import Dataset
-from training.trainer.logps import plain_logps, response_logps
-from training.trainer.model import Policy, check_fits, check_same_vocabulary, load_reference
-from training.trainer.objectives import PairLogps, dpo_loss
-from training.trainer.run_dir import Refused, Stopped
+from training.trainer.data import Dataset, Group
+from training.trainer.evaluate import of_pairs
+from training.trainer.logps import batch_logps, plain_logps
+from training.trainer.model import (
+    Policy,
+    check_fits,
+    check_same_vocabulary,
+    load_reference,
+    source_digest,
+)
+from training.trainer.objectives import Objective, pair_losses
+from training.trainer.parallel import added_up, anyone, from_leader, leads, shared
+from training.trainer.reference_cache import LogpCache, recheck_share, scoring_identity
+from training.trainer.run_dir import Refused, RoundFiles, Stopped
 
-LN_2 = math.log(2.0)
-LN_2_TOLERANCE = 1e-5
-# How far batched and plain forward passes may differ: in a loss, and in a logp (relative).
+RECHECKED = 0.01  # share of the groups found in the cache that are scored again
+# How far two ways to the same number may differ: in a loss, and in a logp (relative). EXACT holds
+# where step 0 repeats the reference's own passes bit for bit.
+EXACT = 1e-5
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 LOGP_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 
@@ -46,65 +56,134 @@ def held_out_batches(dataset: Dataset, spec: Spec) -> list[Batch]:
     return chunks(dataset.held_out, spec.batch_groups)
 
 
-def reference_of_start(
-    spec: Spec, dataset: Dataset, policy: Policy, stop: StopRequest
-) -> Reference:
-    """For a policy that is its own reference: its logps before any update; loss 0 is ln 2.
+@dataclass(frozen=True)
+class ReferencePass:
+    """What scoring the reference needs to know of its round."""
 
-    Scored in the first epoch's own batches, so that in any dtype the first step's forward
-    passes repeat these bit for bit.
-    """
-    logps = score_all(policy, spec, dataset, stop)
-    first = first_batches(dataset, spec)[0]
-    check_logps(policy, first, logps)
-    return Reference(logps, LN_2, LN_2_TOLERANCE)
+    files: RoundFiles
+    spec: Spec
+    dataset: Dataset
+    objective: Objective
+    stop: StopRequest
+
+    def of_start(self, policy: Policy) -> Reference:
+        """For a policy that is its own reference: its logps before any update.
+
+        Scored in the first epoch's own batches, so that in any dtype the first step's forward
+        passes repeat these bit for bit, and DPO's loss is ln 2. What comes from the cache was
+        scored among other batches.
+        """
+        logps, cached = self.score_all(policy)
+        first = first_batches(self.dataset, self.spec)[0]
+        check_logps(policy, first, logps)
+        tolerance = LOSS_TOLERANCE[self.spec.dtype] if cached else EXACT
+        return Reference(logps, self.loss(first, logps[first.rows], logps[first.rows]), tolerance)
+
+    def of_frozen(self, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logps of a reference that is loaded for this and freed: of all responses, and plain
+        ones of the first batch."""
+        check_same_vocabulary(tokenizer, self.spec.reference)
+        frozen = load_reference(self.spec)
+        check_fits(frozen, tokenizer, self.dataset.report["longest"])
+        logps, _cached = self.score_all(frozen)
+        plain = check_logps(frozen, first_batches(self.dataset, self.spec)[0], logps)
+        del frozen
+        gc.collect()
+        torch.cuda.empty_cache()
+        return logps, plain
+
+    def of_other(self, policy: Policy, logps: torch.Tensor, plain: torch.Tensor) -> Reference:
+        """For a reference that is another policy: loss 0 is the one of two plain forward passes."""
+        batch = first_batches(self.dataset, self.spec)[0]
+        with torch.no_grad():
+            start = plain_logps(policy, batch.branches).cpu()
+        return Reference(logps, self.loss(batch, start, plain), LOSS_TOLERANCE[self.spec.dtype])
+
+    def loss(self, batch: Batch, policy: torch.Tensor, reference: torch.Tensor) -> float:
+        """The mean loss of a batch's pairs from its responses' logps, each (n,)."""
+        scores = pair_losses(
+            self.objective,
+            of_pairs(policy, batch),
+            of_pairs(reference, batch),
+            of_pairs(batch.lengths, batch),
+            batch.outcome,
+        )
+        return float(scores.loss.mean())
+
+    def score_all(self, policy: Policy) -> tuple[torch.Tensor, bool]:
+        """(responses,) logps of all responses, and whether any came from the cache.
+
+        A share of what the cache holds is scored again; where that differs the round is refused.
+        """
+        identity = scoring_identity(policy, source_digest(self.spec.reference))
+        cache = LogpCache(self.spec.reference_cache, identity)
+        groups = [g for batch in self._batches() for g in batch.groups]
+        known = from_leader(cache.read(groups) if leads() else {})
+        held = [g for g in groups if all(at in known for at in _places(g))]
+        again = {g.id for g in recheck_share(held, RECHECKED)}
+        fresh = {g.id for g in groups} - {g.id for g in held}
+        logps = self._score(policy, fresh | again)
+        for group in held:
+            values = torch.tensor([known[at] for at in _places(group)])
+            if group.id in again:
+                _check_cached(group, values, logps[_places(group)], policy.dtype)
+            logps[_places(group)] = values
+        _check_finite(logps, groups)
+        if leads():
+            cache.write([g for g in groups if g.id in fresh], logps)
+            if held:
+                append_event(
+                    self.files.root,
+                    "reference_cache",
+                    found=len(known),
+                    of=self.dataset.responses,
+                    checked_groups=len(again),
+                )
+        return logps, bool(held)
+
+    def _batches(self) -> list[Batch]:
+        return [
+            *first_batches(self.dataset, self.spec),
+            *held_out_batches(self.dataset, self.spec),
+        ]
+
+    @torch.no_grad()
+    def _score(self, policy: Policy, wanted: set[str]) -> torch.Tensor:
+        """(responses,) logps of the wanted groups' responses, 0 elsewhere."""
+        logps = torch.zeros(self.dataset.responses)
+        for batch in self._batches():
+            if anyone(self.stop.requested):
+                raise Stopped("stopped before the first step; nothing is lost, run it again")
+            part = Batch(tuple(group for group in batch.groups if group.id in wanted))
+            if not part.groups:
+                continue
+            for pack, mine in shared(packs(part, policy.pack_tokens)):
+                values = batch_logps(policy, pack).cpu()
+                if mine:
+                    logps[pack.rows] = values
+        return added_up(logps)
 
 
-def frozen_reference(
-    spec: Spec, dataset: Dataset, tokenizer: Any, stop: StopRequest
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logps of a reference that is loaded for this and freed: of all responses, and plain ones
-    of the first batch."""
-    check_same_vocabulary(tokenizer, spec.reference)
-    frozen = load_reference(spec)
-    check_fits(frozen, tokenizer, dataset.report["longest"])
-    logps = score_all(frozen, spec, dataset, stop)
-    plain = check_logps(frozen, first_batches(dataset, spec)[0], logps)
-    del frozen
-    gc.collect()
-    torch.cuda.empty_cache()
-    return logps, plain
+def _places(group: Group) -> list[int]:
+    return list(range(group.offset, group.offset + len(group.responses)))
 
 
-def reference_of_other(
-    spec: Spec, batch: Batch, policy: Policy, logps: torch.Tensor, plain: torch.Tensor
-) -> Reference:
-    """For a reference that is another policy: loss 0 is the one of two plain forward passes."""
-    with torch.no_grad():
-        start = plain_logps(policy, batch.branches).cpu()
-    pairs = [PairLogps(values[batch.chosen], values[batch.rejected]) for values in (start, plain)]
-    loss = dpo_loss(pairs[0], pairs[1], beta=spec.beta, label=batch.labels).loss.mean()
-    return Reference(logps, float(loss), LOSS_TOLERANCE[spec.dtype])
+def _check_cached(group: Group, cached: torch.Tensor, now: torch.Tensor, dtype: str) -> None:
+    if _relative(cached, now) <= LOGP_TOLERANCE[dtype]:
+        return
+    raise Refused(
+        f"the cached reference logps of group {group.id} are not what the reference says now; "
+        "delete the cache (reference_cache) and run again; nothing was trained",
+        group=group.id,
+    )
 
 
-@torch.no_grad()
-def score_all(policy: Policy, spec: Spec, dataset: Dataset, stop: StopRequest) -> torch.Tensor:
-    """(responses,) logps of all responses, in the batches in which training will see them."""
-    logps = torch.full((dataset.responses,), math.nan)
-    for batch in [*first_batches(dataset, spec), *held_out_batches(dataset, spec)]:
-        if stop.requested:
-            raise Stopped("stopped before the first step; nothing is lost, run it again")
-        for micro in micro_batches(batch):
-            logps[micro.rows] = response_logps(policy, micro.branches).cpu()
-    _check_finite(logps, dataset)
-    return logps
+def _relative(values: torch.Tensor, truth: torch.Tensor) -> float:
+    return float(((values - truth).abs() / truth.abs().clamp(min=1.0)).max())
 
 
-def _check_finite(logps: torch.Tensor, dataset: Dataset) -> None:
-    groups = [*dataset.train, *dataset.held_out]
-    bad = [
-        g.id for g in groups if not logps[g.offset : g.offset + len(g.responses)].isfinite().all()
-    ]
+def _check_finite(logps: torch.Tensor, groups: list[Group]) -> None:
+    bad = [g.id for g in groups if not logps[_places(g)].isfinite().all()]
     if bad:
         raise Refused(f"the reference gives logps that are not finite for {bad[:5]}", groups=bad)
 
@@ -113,11 +192,11 @@ def _check_finite(logps: torch.Tensor, dataset: Dataset) -> None:
 def check_logps(policy: Policy, batch: Batch, logps: torch.Tensor) -> torch.Tensor:
     """Refused unless the batch's logps are those of plain forward passes, which are returned."""
     plain = plain_logps(policy, batch.branches).cpu()
-    off = ((logps[batch.rows] - plain).abs() / plain.abs().clamp(min=1.0)).max()
+    off = _relative(logps[batch.rows], plain)
     if not off <= LOGP_TOLERANCE[policy.dtype]:
         raise Refused(
-            f"batched logps differ from plain forward passes by {float(off):.2%}: this model "
-            "does not treat padding or its head in a way this trainer knows; nothing was trained"
+            f"batched logps differ from plain forward passes by {off:.2%}: this model does not "
+            "treat positions, padding or its head in a way this trainer knows; nothing was trained"
         )
     return plain
 

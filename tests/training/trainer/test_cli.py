@@ -23,7 +23,18 @@ from training.trainer.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[3]
 METRICS = {"step", "total", "loss", "margin", "accuracy", "chosen_reward", "rejected_reward"}
-METRICS |= {"chosen_logp", "rejected_logp", "kl", "chosen_tokens", "rejected_tokens", "grad_norm"}
+METRICS |= {
+    "chosen_logp",
+    "rejected_logp",
+    "kl",
+    "chosen_tokens",
+    "chosen_fell",
+    "chosen_logratio",
+    "rejected_logratio",
+    "rejected_tokens",
+    "grad_norm",
+}
+METRICS |= {"chosen_fell", "chosen_logratio", "rejected_logratio"}
 METRICS |= {"learning_rate", "tokens_per_s", "memory_mb", "seconds"}
 MANIFEST = {"schema", "policy_digest", "reference_digest", "start_digest", "seed", "versions"}
 MANIFEST |= {"inputs", "outputs", "results"}
@@ -77,7 +88,7 @@ def test_the_run_directory_is_the_contracts(make_round):
     assert manifest["inputs"].keys() == {"spec.json", "preferences.jsonl"}
     assert "policy/model.safetensors" in manifest["outputs"]
     kinds = [event["kind"] for event in read_rows(run_dir / "events.jsonl")]
-    assert kinds == ["start", "data_report", "checkpoint", "done"]
+    assert kinds == ["start", "data_report", "samples", "checkpoint", "samples", "done"]
 
 
 def test_sigterm_saves_and_a_rerun_finishes_with_the_same_bytes(make_round):
