@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from training.guides import Guide, advise, guides
+from training.charts import CHARTS, Spec, reading
+from training.guides import Aim, Course, Guide, advise, guides
 from training.metrics import Metrics, thin
 
 MOST_STRIPS = 48  # places to hover over
@@ -16,19 +17,6 @@ SMOOTHED_SHARE = 12  # the line is the mean over a twelfth of what has been logg
 
 WIDTH, HEIGHT = 340, 176
 LEFT, RIGHT, TOP, BOTTOM = 40, 8, 10, 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class Spec:
-    """What one chart shows: metrics by key with their names; `share` if from 0 to 1."""
-
-    key: str
-    title: str
-    series: tuple[tuple[str, str], ...]
-    reading: str
-    held_out: bool = False
-    share: bool = False
-    digits: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +83,7 @@ class Chart:
     advice: list[str]
     lines: list[Line]
     dots: list[Dot]
+    dots_name: str
     dots_path: str
     drawn: list[Drawn]
     y_marks: list[Mark]
@@ -124,59 +113,6 @@ class Chart:
         return f"{self.title}: {ends or 'nothing logged yet'}"
 
 
-CHARTS = (
-    Spec(
-        key="loss",
-        title="Loss",
-        series=(("loss", "train"),),
-        held_out=True,
-        digits=3,
-        reading="Falls from ln 2 where a round starts as its own reference; lower means the "
-        "policy tells chosen from rejected. Held-out rising while train falls is memorizing.",
-    ),
-    Spec(
-        key="margin",
-        title="Reward margin",
-        series=(("margin", "train"),),
-        held_out=True,
-        reading="Chosen reward minus rejected reward, mean over pairs. Should grow and level "
-        "off; below 0 the policy prefers what people rejected.",
-    ),
-    Spec(
-        key="accuracy",
-        title="Reward accuracy",
-        series=(("accuracy", "train"),),
-        held_out=True,
-        share=True,
-        reading="Share of pairs with a margin above 0; 0.5 is a coin toss. Trust the held-out "
-        "dots, not the line: a policy can learn its own training pairs by heart.",
-    ),
-    Spec(
-        key="rewards",
-        title="Chosen and rejected reward",
-        series=(("chosen_reward", "chosen"), ("rejected_reward", "rejected")),
-        reading="β times how much likelier each has become than under the reference. Both often "
-        "fall; what counts is the gap. Chosen far below 0 means good answers are unlearned too.",
-    ),
-    Spec(
-        key="kl",
-        title="KL to the reference",
-        series=(("kl", "train"),),
-        held_out=True,
-        reading="How far the policy has moved from the reference, in nats a response; each "
-        "response counts 10 at most. Far away, fluency goes first: lower the learning rate.",
-    ),
-    Spec(
-        key="length",
-        title="Response length",
-        series=(("chosen_tokens", "chosen"), ("rejected_tokens", "rejected")),
-        digits=0,
-        reading="Tokens of the responses in each batch. Where chosen ones are much longer, "
-        "longer is what the policy will learn, whatever people meant.",
-    ),
-)
-
-
 def running_mean(values: Sequence[float], window: int) -> list[float]:
     """The mean of each value and the `window` - 1 before it (fewer at the start)."""
     return [
@@ -196,35 +132,39 @@ def nice_ticks(low: float, high: float, most: int = 4) -> list[float]:
     return [index * step for index in range(first, last + 1)]
 
 
-def charts(metrics: Metrics) -> list[Chart]:
-    """The six charts of a round, whatever has been logged so far."""
-    return [chart(spec, metrics) for spec in CHARTS]
+def charts(metrics: Metrics, aim: Aim | None = None) -> list[Chart]:
+    """The charts of a round, whatever has been logged so far."""
+    course = Course(
+        steps=metrics.steps, held_out=metrics.held_out, total=metrics.total, aim=aim or Aim()
+    )
+    return [chart(spec, metrics, course) for spec in CHARTS]
 
 
-def chart(spec: Spec, metrics: Metrics) -> Chart:
+def chart(spec: Spec, metrics: Metrics, course: Course) -> Chart:
     """One chart, laid out."""
     keys = [key for key, _ in spec.series]
     rows = thin(metrics.steps, keys)
-    dots = [row for row in metrics.held_out if spec.held_out and spec.key in row]
-    lines_to_draw = guides(spec.key, metrics.steps, metrics.total)
+    dots = [row for row in metrics.held_out if spec.dots in row]
+    lines_to_draw = guides(spec.key, course)
     values = [row[key] for row in rows for key in keys if key in row]
-    values += [row[spec.key] for row in dots]
+    values += [row[spec.dots] for row in dots]
     ticks = _y_ticks(spec, values, lines_to_draw)
     x = _scale(0, max(metrics.total, metrics.step, 1), LEFT, WIDTH - RIGHT)
     y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
-    points = [(x(row["step"]), y(row[spec.key]), row) for row in dots]
+    points = [(x(row["step"]), y(row[spec.dots]), row) for row in dots]
     return Chart(
         key=spec.key,
         title=spec.title,
-        reading=spec.reading,
-        advice=advise(spec.key, metrics.steps, metrics.held_out, metrics.total),
+        reading=reading(spec, course.aim),
+        advice=advise(spec.key, course),
         lines=[
             _line(rows, key, name, x, y, spec.digits, second=bool(index))
             for index, (key, name) in enumerate(spec.series)
         ],
         dots=[
-            _dot(px, py, row["step"], number(row[spec.key], spec.digits)) for px, py, row in points
+            _dot(px, py, row["step"], number(row[spec.dots], spec.digits)) for px, py, row in points
         ],
+        dots_name=spec.dots_name,
         dots_path=_path([(px, py) for px, py, _ in points]),
         drawn=[_drawn(line, x, y) for line in lines_to_draw if ticks[0] <= line.at <= ticks[-1]],
         y_marks=[Mark(at=y(tick), text=number(tick, _tick_digits(ticks))) for tick in ticks],

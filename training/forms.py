@@ -1,97 +1,128 @@
-"""The form that starts a round: each option with a sentence that says what it does."""
+"""The form that starts a round: it refuses what the trainer would refuse, at the field at fault."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from django import forms
+from django.forms.boundfield import BoundField
 
 from training.models import Round
+from training.options import CONDITIONS, FURTHER, MAIN, OptionFields, only_for, shown
+from training.trainer.config import NEEDED
 
-OPTIONS = (
-    "method",
-    "beta",
-    "learning_rate",
-    "epochs",
-    "batch_groups",
-    "max_length",
-    "dtype",
-    "labels",
-)
+IDLE = (None, "", "drop", "adapter")  # values by which an option says that it is not in use
+
+START = {
+    "reference": Round.Reference.INITIAL,
+    "labels": "votes",
+    "objective": "dpo",
+    "ties": "drop",
+    "long_prompts": "shorten",
+    "keep": "last",
+    "lora_export": "adapter",
+    "seed": 0,
+}
 
 
-class RoundForm(forms.Form):
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """A field, and with what it means anything: for people, and for the page's script."""
+
+    field: BoundField
+    only: str = ""  # "Robust DPO"
+    when: str = ""  # "objective=robust"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Options under one heading."""
+
+    title: str
+    options: list[Option]
+
+
+class RoundForm(OptionFields):
     """A round's options; the initial values suit the size of the policy."""
 
-    reference = forms.ChoiceField(
-        choices=Round.Reference.choices,
-        label="Reference",
-        help_text="What the policy is held to. The initial policy keeps all rounds together from "
-        "drifting; its own start lets each round move on from the last.",
-    )
-    method = forms.ChoiceField(
-        choices=[("full", "Full: all weights"), ("lora", "LoRA: an adapter")],
-        label="Method",
-        help_text="Full suits small models. An adapter needs a fraction of the memory and can be "
-        "taken off again.",
-    )
-    beta = forms.FloatField(
-        min_value=0.001,
-        max_value=10,
-        label="β",
-        help_text="How tightly the policy is held to the reference. Usual: 0.05 to 0.5; lower "
-        "moves further.",
-    )
-    learning_rate = forms.FloatField(
-        min_value=1e-8,
-        max_value=0.01,
-        label="Learning rate",
-        help_text="The size of a step. Too high shows as repetition and a loss near 0: about "
-        "1e-6 for large models in full, 1e-5 for adapters, 8e-5 for tiny ones.",
-    )
-    epochs = forms.IntegerField(
-        min_value=1,
-        max_value=100,
-        label="Epochs",
-        help_text="How often each pair is seen. More than 2 or 3 learns pairs by heart.",
-    )
-    batch_groups = forms.IntegerField(
-        min_value=1,
-        max_value=1024,
-        label="Comparisons a step",
-        help_text="More make steadier steps, and fewer of them.",
-    )
-    max_length = forms.IntegerField(
-        min_value=16,
-        max_value=131_072,
-        label="Most tokens",
-        help_text="Of a prompt with a response. Longer pairs are left out and counted, never cut.",
-    )
-    labels = forms.ChoiceField(
-        choices=[("votes", "Share of votes"), ("majority", "Majority takes all")],
-        label="Labels",
-        help_text="With the share, a 2 : 1 vote teaches less certainty than a 3 : 0.",
-    )
-    dtype = forms.ChoiceField(
-        choices=[("float32", "float32"), ("bfloat16", "bfloat16")],
-        label="Precision",
-        help_text="bfloat16 halves the memory of large models; log-probabilities stay float32.",
-    )
+    def __init__(
+        self, data: Any = None, *, defaults: dict[str, Any] | None = None, held_out: int = 0
+    ) -> None:
+        """`held_out` is how many held-out pairs the round would have."""
+        super().__init__(data, initial=START | (defaults or {}))
+        self.held_out = held_out
+        for field in self.fields.values():
+            if isinstance(field, forms.FloatField):
+                field.widget.attrs["step"] = "any"
 
-    def __init__(self, data: Any = None, *, defaults: dict[str, Any] | None = None) -> None:
-        start = {"reference": Round.Reference.INITIAL, "labels": "votes", **(defaults or {})}
-        super().__init__(data, initial=start)
-        for name in ("beta", "learning_rate"):
-            self.fields[name].widget.attrs["step"] = "any"
+    def clean(self) -> dict[str, Any]:
+        """Names each option that has no effect here, and each that is missing."""
+        cleaned: dict[str, Any] = super().clean() or self.cleaned_data
+        if "objective" in cleaned:
+            cleaned["objective"] = cleaned["objective"] or "dpo"
+        for name in CONDITIONS:
+            if self._in_use(name) and not self._applies(name):
+                self.add_error(name, f"Only for {only_for(name)}: leave it as it was.")
+        self._check_needed(cleaned)
+        if not self.held_out:
+            self._check_without_held_out(cleaned)
+        return cleaned
+
+    def _check_needed(self, cleaned: dict[str, Any]) -> None:
+        objective = cleaned.get("objective", "")
+        name, what = NEEDED.get(objective, ("", ""))
+        if name in cleaned and not self._in_use(name):
+            self.add_error(name, f"{shown('objective', objective)} needs this: {what}.")
+
+    def _check_without_held_out(self, cleaned: dict[str, Any]) -> None:
+        asked = {"early_stopping": cleaned.get("early_stopping"), "keep": cleaned.get("keep")}
+        for name, value in asked.items():
+            if value not in (None, "", "last"):
+                self.add_error(name, "Needs held-out pairs, and there are none yet.")
+
+    def _in_use(self, name: str) -> bool:
+        return self.cleaned_data.get(name) not in IDLE
+
+    def _applies(self, name: str) -> bool:
+        """Whether the option means anything; True where the one it hangs on is wrong itself."""
+        other, values = CONDITIONS.get(name, ("", ()))
+        return other not in self.cleaned_data or self.cleaned_data[other] in values
 
     @property
     def options(self) -> dict[str, Any]:
-        """Trainer options, by the names of the trainer's spec."""
-        return {name: self.cleaned_data[name] for name in OPTIONS}
+        """Trainer options by the names of the trainer's spec: those that say something here."""
+        return {
+            name: value
+            for name, value in self.cleaned_data.items()
+            if name != "reference"
+            and value not in (None, "")
+            and value is not False
+            and self._applies(name)
+        }
 
+    @property
+    def main(self) -> list[Option]:
+        """What most rounds decide."""
+        return [Option(field=self[name]) for name in MAIN]
 
-def named_options(options: dict[str, Any]) -> list[tuple[str, Any]]:
-    """A round's options under the labels of the form; others under their own names."""
-    fields = RoundForm.base_fields
-    return [
-        (str(fields[name].label) if name in fields else name, value)
-        for name, value in options.items()
-    ]
+    @property
+    def further(self) -> list[Group]:
+        """The rest, by subject."""
+        return [
+            Group(title=title, options=[self._option(name) for name in names])
+            for title, names in FURTHER.items()
+        ]
+
+    def _option(self, name: str) -> Option:
+        if name not in CONDITIONS:
+            return Option(field=self[name])
+        other, values = CONDITIONS[name]
+        return Option(field=self[name], only=only_for(name), when=f"{other}={' '.join(values)}")
+
+    @property
+    def unfolded(self) -> bool:
+        """Whether a person has been at the folded options, or must look at them."""
+        return any(self._touched(name) for names in FURTHER.values() for name in names)
+
+    def _touched(self, name: str) -> bool:
+        sent = self.data.get(name)
+        return name in self.errors or sent not in (None, "", str(self.initial.get(name, "")))

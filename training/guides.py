@@ -1,21 +1,63 @@
 """What DPO is known to do wrong, as lines on the curves and as words when it happens. Pure.
 
-The thresholds come from what users of other trainers met and reported.
+The thresholds come from what users of other trainers met and reported; where a number is our own,
+the comment says what it was measured against.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LN_2 = math.log(2)  # the loss of a policy that is its own reference
 LOW_LOSS = 0.05
 LOW_LOSS_SHARE = 0.1  # of all steps: so low so early, the learning rate is too high
+ENDS_AT_0 = ("dpo", "hinge", "simpo")  # objectives; IPO counts otherwise, robust DPO has no end
 COIN_TOSS = 0.5
 MEMORIZED_GAP = 0.25  # reward accuracy on train minus held-out
 UNLEARNED_REWARD = -1.0  # at β 0.1: chosen responses have become e^10 times less likely
-FAR_KL = 8.0  # nats; the estimate cannot exceed 10 a response
+# Both log-probabilities fall in most rounds (chosen by a third of rejected in the demo's); from
+# half on, and beyond what noise does, the pairs' probability goes to other responses.
+FALLEN_NATS = -2.0
+FALLEN_SHARE = 0.5
+# Noise alone makes half of the chosen responses fall; sound rounds of the demo reach 0.7.
+MOST_FELL = 0.75
+# Sound rounds of the demo show 50 nats, since the estimate counts unlikely rejected responses in
+# full; the one whose language was lost (docs/lab-log.md) showed 96.
+FAR_KL = 80.0
+KL_CLAMP = 100.0  # nats; what a response counts at most (training/trainer/evaluate.py)
 LONGER = 1.25  # chosen over rejected, in tokens
 FEW_STEPS = 5  # no advice from fewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aim:
+    """What a round's loss asks, as far as its curves look different."""
+
+    objective: str = "dpo"
+    beta: float = 0.1
+    shifted: bool = False  # ties or a length penalty move the loss at margin 0
+
+    @property
+    def first_loss(self) -> tuple[float, str] | None:
+        """The loss of a round that is held to its own start, and its name; None where it varies."""
+        if self.shifted:
+            return None
+        return {
+            "dpo": (LN_2, "ln 2"),
+            "robust": (LN_2, "ln 2"),
+            "hinge": (1.0, "1"),
+            "ipo": (1 / (4 * self.beta**2), "1/(4β²)"),
+        }.get(self.objective)
+
+
+def aim_of(options: Mapping[str, Any]) -> Aim:
+    """A round's aim from the options that were chosen for it."""
+    return Aim(
+        objective=options.get("objective", "dpo"),
+        beta=options.get("beta", 0.1),
+        shifted=options.get("ties") == "rao_kupper" or bool(options.get("length_penalty")),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,55 +77,103 @@ class Guide:
 Rows = Sequence[dict[str, float]]
 
 
-def guides(key: str, steps: Rows, total: int) -> list[Guide]:
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """A round as far as it has come: what was logged, of how many steps, and its aim."""
+
+    steps: Rows
+    held_out: Rows
+    total: int
+    aim: Aim = Aim()
+
+    def recent(self, key: str) -> float | None:
+        """The mean over the last tenth of the steps, or a few."""
+        return mean(self.steps[-max(FEW_STEPS, len(self.steps) // 10) :], key)
+
+    def checked(self, key: str) -> float | None:
+        """The newest held-out value, or the recent train one where nothing is held out."""
+        values = [row[key] for row in self.held_out if key in row]
+        return values[-1] if len(values) > 1 else self.recent(key)  # the first is from before
+
+
+def mean(rows: Rows, key: str) -> float | None:
+    """The mean of what the rows say of a metric; None where none does."""
+    values = [row[key] for row in rows if key in row]
+    return math.fsum(values) / len(values) if values else None
+
+
+def guides(key: str, course: Course) -> list[Guide]:
     """The levels to draw on a chart."""
+    aim = course.aim
     match key:
         case "loss":
-            early = Guide(
-                at=LOW_LOSS, text=str(LOW_LOSS), warns=True, until=max(1, total * LOW_LOSS_SHARE)
-            )
-            return [Guide(at=LN_2, text="ln 2", always=True), early]
+            return _loss_guides(course)
         case "margin":
             return [Guide(at=0.0, text="", warns=True, always=True)]
         case "accuracy":
             return [Guide(at=COIN_TOSS, text="coin toss", warns=True, always=True)]
         case "rewards":
-            return [
-                Guide(at=0.0, text="", always=True),
-                Guide(at=UNLEARNED_REWARD, text="chosen", warns=True),
-            ]
+            unlearned = Guide(at=UNLEARNED_REWARD, text="chosen", warns=True)
+            return [Guide(at=0.0, text="", always=True), *([unlearned] if _has_zero(aim) else [])]
+        case "logratios":
+            return [Guide(at=0.0, text="", always=True), *_fallen(course)]
+        case "chosen_fell":
+            return [Guide(at=MOST_FELL, text="three in four", warns=True, always=True)]
         case "kl":
             return [Guide(at=FAR_KL, text=f"{FAR_KL:g} nats", warns=True)]
         case "length":
-            rejected = _mean(steps, "rejected_tokens")
+            rejected = mean(course.steps, "rejected_tokens")
             return [] if rejected is None else [_longer(rejected)]
     return []
+
+
+def _loss_guides(course: Course) -> list[Guide]:
+    found = []
+    if first := course.aim.first_loss:
+        found.append(Guide(at=first[0], text=first[1], always=True))
+    if course.aim.objective in ENDS_AT_0:
+        until = max(1, course.total * LOW_LOSS_SHARE)
+        found.append(Guide(at=LOW_LOSS, text=str(LOW_LOSS), warns=True, until=until))
+    return found
+
+
+def _fallen(course: Course) -> list[Guide]:
+    rejected = course.recent("rejected_logratio")
+    if rejected is None or rejected * FALLEN_SHARE > FALLEN_NATS:
+        return []
+    return [Guide(at=rejected * FALLEN_SHARE, text="chosen", warns=True)]
 
 
 def _longer(rejected: float) -> Guide:
     return Guide(at=LONGER * rejected, text="rejected + 25 %", warns=True, always=True)
 
 
-def advise(key: str, steps: Rows, held_out: Rows, total: int) -> list[str]:
+def _has_zero(aim: Aim) -> bool:
+    """Whether a reward of 0 means that nothing has changed: SimPO's has no reference."""
+    return aim.objective != "simpo"
+
+
+def advise(key: str, course: Course) -> list[str]:
     """What is wrong with a curve, in words and with what to do; nothing while it is too early."""
-    if len(steps) < FEW_STEPS:
+    if len(course.steps) < FEW_STEPS:
         return []
     check = {
         "loss": _loss,
         "margin": _margin,
         "accuracy": _accuracy,
         "rewards": _rewards,
+        "logratios": _logratios,
+        "chosen_fell": _chosen_fell,
         "kl": _kl,
         "length": _length,
     }[key]
-    return check(steps, held_out, total)
+    return check(course)
 
 
-def _loss(steps: Rows, held_out: Rows, total: int) -> list[str]:
-    early = [
-        row["loss"] for row in steps if row["step"] <= total * LOW_LOSS_SHARE and "loss" in row
-    ]
-    if early and min(early) < LOW_LOSS:
+def _loss(course: Course) -> list[str]:
+    last = course.total * LOW_LOSS_SHARE
+    early = [row["loss"] for row in course.steps if row["step"] <= last and "loss" in row]
+    if course.aim.objective in ENDS_AT_0 and early and min(early) < LOW_LOSS:
         return [
             f"Below {LOW_LOSS} in the first tenth of the steps: the learning rate is too high, or "
             "the pairs are too easy to tell apart."
@@ -91,18 +181,18 @@ def _loss(steps: Rows, held_out: Rows, total: int) -> list[str]:
     return []
 
 
-def _margin(steps: Rows, held_out: Rows, total: int) -> list[str]:
-    last = _mean(_recent(steps), "margin")
+def _margin(course: Course) -> list[str]:
+    last = course.recent("margin")
     if last is not None and last < 0:
         return ["Below 0: the policy has come to prefer what people rejected."]
     return []
 
 
-def _accuracy(steps: Rows, held_out: Rows, total: int) -> list[str]:
-    checked = [row["accuracy"] for row in held_out if "accuracy" in row]
+def _accuracy(course: Course) -> list[str]:
+    checked = [row["accuracy"] for row in course.held_out if "accuracy" in row]
     if len(checked) < 2:  # the first is from before the first step
         return []
-    train = _mean(_recent(steps), "accuracy")
+    train = course.recent("accuracy")
     found = []
     if checked[-1] < COIN_TOSS:
         found.append("Held-out accuracy is below a coin toss: do not promote this policy.")
@@ -114,18 +204,49 @@ def _accuracy(steps: Rows, held_out: Rows, total: int) -> list[str]:
     return found
 
 
-def _rewards(steps: Rows, held_out: Rows, total: int) -> list[str]:
-    last = _mean(_recent(steps), "chosen_reward")
-    if last is not None and last < UNLEARNED_REWARD:
+def _rewards(course: Course) -> list[str]:
+    last = course.recent("chosen_reward")
+    if _has_zero(course.aim) and last is not None and last < UNLEARNED_REWARD:
         return [
-            "Chosen responses have become much less likely too. Look at samples before you "
-            "promote; a larger β or a lower learning rate holds the policy closer."
+            "Chosen responses have become much less likely too. Look at what it writes before you "
+            f"promote. {_closer(course.aim)}"
         ]
     return []
 
 
-def _kl(steps: Rows, held_out: Rows, total: int) -> list[str]:
-    last = _mean(_recent(steps), "kl")
+def _logratios(course: Course) -> list[str]:
+    chosen, rejected = course.checked("chosen_logratio"), course.recent("rejected_logratio")
+    if chosen is None or rejected is None:
+        return []
+    if chosen < FALLEN_NATS and chosen < FALLEN_SHARE * rejected:
+        return [
+            "Chosen falls with rejected: what both lose goes to responses that nobody has read. "
+            f"{_closer(course.aim)}"
+        ]
+    return []
+
+
+def _chosen_fell(course: Course) -> list[str]:
+    share = course.checked("chosen_fell")
+    if share is not None and share > MOST_FELL:
+        return [
+            "Most chosen responses have become less likely than under the reference. "
+            f"{_closer(course.aim)}"
+        ]
+    return []
+
+
+def _closer(aim: Aim) -> str:
+    """What keeps chosen responses likely under the round's objective."""
+    ways = ["a lower learning rate"]
+    ways += ["a larger β"] if _has_zero(aim) else []
+    ways += ["a floor under chosen"] if aim.objective == "dpo" else []
+    *most, last = ways
+    return f"What helps: {', '.join(most)} or {last}." if most else f"What helps: {last}."
+
+
+def _kl(course: Course) -> list[str]:
+    last = course.recent("kl")
     if last is not None and last > FAR_KL:
         return [
             f"Above {FAR_KL:g} nats: the policy has left the reference. Expect repetition; lower "
@@ -134,20 +255,11 @@ def _kl(steps: Rows, held_out: Rows, total: int) -> list[str]:
     return []
 
 
-def _length(steps: Rows, held_out: Rows, total: int) -> list[str]:
-    chosen, rejected = _mean(steps, "chosen_tokens"), _mean(steps, "rejected_tokens")
+def _length(course: Course) -> list[str]:
+    chosen, rejected = mean(course.steps, "chosen_tokens"), mean(course.steps, "rejected_tokens")
     if chosen and rejected and chosen > LONGER * rejected:
         return [
             f"Chosen responses are {chosen / rejected - 1:.0%} longer than rejected ones: expect "
             "longer answers."
         ]
     return []
-
-
-def _recent(steps: Rows) -> Rows:
-    return steps[-max(FEW_STEPS, len(steps) // 10) :]
-
-
-def _mean(rows: Rows, key: str) -> float | None:
-    values = [row[key] for row in rows if key in row]
-    return math.fsum(values) / len(values) if values else None

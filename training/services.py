@@ -50,6 +50,15 @@ def default_options(policy: Policy) -> dict[str, Any]:
     }
 
 
+def reference_cache(project: Project) -> Path:
+    """Where the project's rounds keep reference log-probabilities; the trainer makes the file.
+
+    It is a cache by content: deleted at any time, the next round fills it again.
+    """
+    folder: Path = settings.RUNS_DIR / "reference-logps"
+    return folder / f"project-{project.pk}.sqlite3"
+
+
 def initial_policy(policy: Policy) -> Policy:
     """The policy at the root of this one's line."""
     while policy.parent is not None:

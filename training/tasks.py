@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
@@ -53,15 +54,25 @@ def _log_folder(run_dir: Path) -> Path:
 
 def init_arguments(round_: Round, preferences: Path) -> list[str]:
     """Arguments of `python -m training.trainer` that make the round's run directory."""
-    start, reference = round_.start, round_.reference
-    options = dict(round_.options)
-    if reference != start:
-        options["reference"] = json.dumps(policy_folders(reference))
+    start = round_.start
     arguments = ["init", round_.run_dir, "--policy", start.model_path]
     if start.adapter_path:
         arguments += ["--adapter", start.adapter_path]
     arguments += ["--preferences", str(preferences), "--set"]
-    return arguments + [f"{name}={value}" for name, value in sorted(options.items())]
+    chosen = sorted(trainer_settings(round_).items())
+    return arguments + [f"{name}={json.dumps(value)}" for name, value in chosen]
+
+
+def trainer_settings(round_: Round) -> dict[str, Any]:
+    """The round's options, and what its manager does not choose, by the keys of the spec.
+
+    An option without a value is left to the trainer's default.
+    """
+    chosen = {name: value for name, value in round_.options.items() if value is not None}
+    chosen["reference_cache"] = str(services.reference_cache(round_.project))
+    if round_.reference != round_.start:
+        chosen["reference"] = policy_folders(round_.reference)
+    return chosen
 
 
 def policy_folders(policy: Policy) -> dict[str, str | None]:

@@ -1,6 +1,5 @@
 """Rounds: the list, starting one, and one round while it learns and after."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +18,19 @@ from labeling.overview import worker_silence
 from labeling.requests import PageRequest
 from labeling.services.promoting import serving_policy
 from training.curves import charts
-from training.forms import RoundForm, named_options
+from training.datareport import data_report
+from training.events import read_events
+from training.forms import RoundForm
+from training.guides import aim_of
 from training.heldout import comparison
-from training.metrics import read_metrics, read_tail, seconds_left
+from training.metrics import read_metrics, seconds_left
 from training.models import LIVE_ROUND_STATES, Round
+from training.options import named_options
 from training.readiness import count_pairs, readiness
 from training.services import NotReady, cancel_round, default_options, start_round
+from training.writing import writing
 
 PAGE = 25
-DROPPED = {
-    "tied": "only tied votes",
-    "empty": "an empty response",
-    "identical": "identical responses",
-    "too_long": "longer than the most tokens",
-    "template": "the chat template failed",
-}
-PHASES = {
-    "start": "Reading the preferences",
-    "data_report": "Loading the policy and scoring responses under the reference",
-    "resume": "Going on from the last checkpoint",
-    "stopped": "Stopped; waiting to go on",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Events:
-    """What the trainer said of a round besides its metrics."""
-
-    report: dict[str, Any]
-    warnings: list[str]
-    phase: str
-    checkpoint: int | None
-
-    def count(self, *path: str) -> int:
-        """A count of the data report, 0 where it tells none."""
-        value: Any = self.report
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value if isinstance(value, int) else 0
-
-    @property
-    def facts(self) -> list[tuple[str, int, str]]:
-        """The data report in words: what, how many, of what."""
-        if not self.report:
-            return []
-        return [
-            ("Trained on", self.count("pairs", "train"), "pairs"),
-            ("Held out", self.count("pairs", "held_out"), "pairs"),
-            ("Evenly split", self.count("evenly_split"), "of these pairs"),
-            ("Longest", self.count("longest"), "tokens"),
-        ]
-
-    @property
-    def dropped(self) -> list[tuple[str, int]]:
-        """Pairs left out: the reason in words, and how many; most first."""
-        reasons = self.report.get("dropped") or {}
-        named = [(DROPPED.get(one, one), self.count("dropped", one)) for one in reasons]
-        return sorted(named, key=lambda one: -one[1])
 
 
 def rounds(request: PageRequest, slug: str) -> HttpResponse:
@@ -91,7 +46,8 @@ def new_round(request: PageRequest, slug: str) -> HttpResponse:
     project = project_for(request.user, slug, MANAGERS)
     serving = serving_policy(project)
     defaults = default_options(serving) if serving else {}
-    form = RoundForm(request.POST or None, defaults=defaults)
+    pairs = count_pairs(project)
+    form = RoundForm(request.POST or None, defaults=defaults, held_out=pairs.held_out)
     status = 200
     if request.method == "POST":
         status = 422
@@ -100,7 +56,6 @@ def new_round(request: PageRequest, slug: str) -> HttpResponse:
                 return _started(request, project, form)
             except NotReady:
                 status = 409  # the page below says what is in the way
-    pairs = count_pairs(project)
     problems = readiness(project, pairs)
     context = {
         "project": project,
@@ -157,12 +112,15 @@ def _learning(round_: Round) -> dict[str, Any]:
     run_dir = Path(round_.run_dir)
     metrics = read_metrics(run_dir)
     events = read_events(run_dir)
+    aim = aim_of(round_.options)
     job = Job.objects.filter(pk=round_.job_id).first() if round_.live and round_.job_id else None
     made = round_.policy
     return {
         "metrics": metrics,
-        "charts": charts(metrics),
+        "charts": charts(metrics, aim),
         "events": events,
+        "data": data_report(events, round_.project),
+        "writing": writing(round_.results, events),
         "job": job,
         "silence": worker_silence(queue.worker_seen()) if round_.live else "",
         "seconds_left": seconds_left(metrics) if round_.live else None,
@@ -178,21 +136,3 @@ def _took(round_: Round) -> float | None:
     if round_.started_at is None or round_.finished_at is None:
         return None
     return (round_.finished_at - round_.started_at).total_seconds()
-
-
-def read_events(run_dir: Path) -> Events:
-    """The newest data report, this run's warnings, and what the trainer is doing before step 1."""
-    report: dict[str, Any] = {}
-    warnings: dict[str, None] = {}  # in order, each once: a resumed run says them again
-    phase = ""
-    checkpoint = None
-    for event in read_tail(run_dir / "events.jsonl"):
-        kind = event.get("kind")
-        if kind == "data_report":
-            report = event
-        elif kind == "warning":
-            warnings[str(event.get("message", ""))] = None
-        elif kind == "checkpoint":
-            checkpoint = event.get("step")
-        phase = PHASES.get(str(kind), phase)
-    return Events(report=report, warnings=list(warnings), phase=phase, checkpoint=checkpoint)

@@ -1,100 +1,27 @@
 """Rounds: readiness, starting one, watching it learn, what came of it."""
 
-import json
 from pathlib import Path
 
 import pytest
 from django.test import Client
 from django.urls import reverse
-from django.utils import timezone
 
 from jobs import queue
 from jobs.models import Job
 from jobs.run_dir import append_event
-from labeling.models import Policy, PolicyState, Project, Role, Split
+from labeling.models import Policy, Project, Role
 from labeling.services.promoting import promote
-from tests.builders import (
-    judge,
-    make_comparison,
-    make_policy,
-    make_project,
-    make_prompt,
-    make_user,
+from tests.builders import make_policy, make_user
+from tests.training.rounds import (
+    OPTIONS,
+    RESULTS,
+    log_steps,
+    make_round,
+    new_round,
+    page_of,
 )
-from training.models import Round, RoundState
-from training.readiness import MIN_PAIRS
+from training.models import RoundState
 from training.services import default_options, start_round
-
-OPTIONS = {
-    "reference": "initial",
-    "method": "full",
-    "beta": "0.2",
-    "learning_rate": "3e-4",
-    "epochs": "1",
-    "batch_groups": "8",
-    "max_length": "512",
-    "labels": "votes",
-    "dtype": "float32",
-}
-RESULTS = {
-    "loss_step0": 0.693147,
-    "held_out_before": {"accuracy": 0.5, "loss": 0.6931, "margin": 0.0, "kl": 0.0, "pairs": 40},
-    "held_out_after": {"accuracy": 0.8, "loss": 0.5, "margin": 1.2, "kl": 2.0, "pairs": 40},
-    "steps": 20,
-}
-
-
-@pytest.fixture
-def project(db) -> Project:
-    project = make_project()
-    make_policy(project=project, name="Starter", state=PolicyState.SERVING)
-    return project
-
-
-@pytest.fixture
-def ready(project: Project) -> Project:
-    annotator = make_user(role=Role.ANNOTATOR, project=project)
-    for _ in range(MIN_PAIRS):
-        prompt = make_prompt(project=project, split=Split.TRAIN)
-        judge(comparison=make_comparison(prompt=prompt), annotator=annotator)
-    return project
-
-
-@pytest.fixture
-def manager(project: Project, client: Client) -> Client:
-    client.force_login(make_user(role=Role.MANAGER, project=project))
-    return client
-
-
-def new_round(project: Project) -> str:
-    return reverse("training:new_round", args=[project.slug])
-
-
-def page_of(round_: Round) -> str:
-    return reverse("training:round", args=[round_.project.slug, round_.number])
-
-
-def make_round(project: Project, state: RoundState, run_dir: Path | None = None, **more) -> Round:
-    policy = project.policies.order_by("id").first()
-    return Round.objects.create(
-        project=project,
-        number=project.rounds.count() + 1,
-        start=policy,
-        reference=policy,
-        state=state,
-        run_dir=str(run_dir or "/nowhere"),
-        started_at=timezone.now(),
-        finished_at=None if state in (RoundState.QUEUED, RoundState.RUNNING) else timezone.now(),
-        **more,
-    )
-
-
-def log_steps(run_dir: Path, number: int, total: int) -> None:
-    rows = [
-        {"step": step, "total": total, "loss": 0.6, "accuracy": 0.7, "seconds": step * 2.0}
-        for step in range(1, number + 1)
-    ]
-    (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_what_is_in_the_way_of_a_round_is_listed_and_blocks_it(
@@ -120,6 +47,7 @@ def test_a_round_is_started_with_the_options_of_the_form(ready: Project, manager
         "max_length": 512,
         "labels": "votes",
         "dtype": "float32",
+        "objective": "dpo",
     }
     assert Job.objects.get(pk=round_.job_id).kind == "training.round"
 
@@ -167,7 +95,7 @@ def test_a_running_round_shows_progress_time_left_and_curves_and_polls(
     assert 'hx-trigger="every 2s"' in html
     assert 'max="40" value="10"' in html
     assert "1 min 0 s left" in html
-    assert html.count("<svg") == 6
+    assert html.count('class="chart"') == 8
     assert "<title>Step 10: train 0.600</title>" in html
     assert "No prompt is held out" in html
 
@@ -182,7 +110,8 @@ def test_before_the_first_step_the_page_says_what_the_trainer_does(
     append_event(tmp_path, "data_report", pairs={"train": 9, "held_out": 2}, dropped={"tied": 3})
     html = manager.get(page_of(round_)).content.decode()
     assert "scoring responses under the reference" in html
-    assert "3 only tied votes" in html
+    append_event(tmp_path, "samples", when="before", metrics={}, texts=[])
+    assert "Taking the first step" in manager.get(page_of(round_)).content.decode()
 
 
 def test_polling_a_round_that_has_ended_reloads_the_page(project: Project, manager: Client) -> None:

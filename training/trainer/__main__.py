@@ -29,12 +29,12 @@ from training.trainer.run_dir import BadInput, RoundFiles, Stopped, TrainerError
 
 NO_MEMORY = ("out of memory", "can't allocate memory")  # as CUDA says it, as the CPU does
 OUT_OF_MEMORY = (
-    "out of memory: {error}. The last checkpoint is kept. Use method=lora, a smaller max_length "
-    "or dtype=bfloat16 in a new run directory, or a device with more memory"
+    "out of memory: {error}. The last checkpoint is kept. Use activation_checkpointing=true, a "
+    "smaller pack_tokens or max_length, method=lora or dtype=bfloat16 in a new run directory, or "
+    "a device with more memory"
 )
-DISK_FULL = (
-    "the disk is full: {error}. Checkpoints that were complete are kept; free space and run again"
-)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit on one file
+DISK_FULL = "the disk is full, or a limit on files is reached: {error}. Checkpoints that were complete are kept; free space and run again"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,7 +116,8 @@ def _verdict(error: Exception) -> tuple[int | None, str]:
         return EXIT_BAD_INPUT, str(error)
     if isinstance(error, MemoryError) or any(part in str(error) for part in NO_MEMORY):
         return EXIT_OUT_OF_MEMORY, OUT_OF_MEMORY.format(error=error)
-    if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+    named = any(f"(os error {number})" in str(error) for number in NO_ROOM)  # by safetensors
+    if named or getattr(error, "errno", None) in NO_ROOM:
         return EXIT_DISK_FULL, DISK_FULL.format(error=error)
     return None, ""
 

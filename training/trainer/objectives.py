@@ -189,14 +189,6 @@ LOSSES: dict[ObjectiveName, Callable[[Objective, Roles], torch.Tensor]] = {
 }
 
 
-def dpo_loss(
-    policy: PairLogps, reference: PairLogps, *, beta: float, label: torch.Tensor
-) -> PairScores:
-    """`pair_losses` of plain DPO; `label` (P,) is the probability that chosen is better."""
-    outcome = Outcome(label, 1 - label, torch.zeros_like(label))
-    return pair_losses(Objective(name="dpo", beta=beta), policy, reference, reference, outcome)
-
-
 def fitted_nu(tied: Sequence[float]) -> float:
     """The ν under which untrained margins explain the ties best, from each pair's share of ties.
 

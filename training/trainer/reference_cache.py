@@ -51,7 +51,9 @@ class LogpCache:
         """Known logps by the response's place among all responses of the round."""
         if self.path is None or not self.path.exists():
             return {}
-        keys = {self._key(group, r): group.offset + i for group, i, r in _responses(groups)}
+        keys: dict[bytes, list[int]] = {}  # several places where a prompt and response recur
+        for group, i, response in _responses(groups):
+            keys.setdefault(self._key(group, response), []).append(group.offset + i)
         known: dict[int, float] = {}
         with self._open() as connection:
             wanted = list(keys)
@@ -59,7 +61,8 @@ class LogpCache:
                 part = wanted[at : at + LOOKUP]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, logp FROM logps WHERE key IN ({marks})"  # noqa: S608 (marks)
-                known |= {keys[key]: logp for key, logp in connection.execute(query, part)}
+                for key, logp in connection.execute(query, part):
+                    known |= dict.fromkeys(keys[key], logp)
         return known
 
     def write(self, groups: Sequence[Group], logps: torch.Tensor) -> None:

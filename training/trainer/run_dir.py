@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def input_digests(files: RoundFiles) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in (files.spec, files.preferences)}
 
 
+@cache
 def library_versions() -> dict[str, str]:
     """Versions of everything that decides the numbers."""
     return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}

@@ -6,7 +6,7 @@ arXiv:2403.19159), and neither the loss nor reward accuracy shows them.
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -166,7 +166,7 @@ def _generate(
         pad_token_id=ends[0],
     )
     drawing = Drawing(uniforms.to(policy.device), width)
-    with policy.precision(), _own_settings_only(policy.base):
+    with policy.precision(), _own_settings_only(policy.base), _uncompiled(policy.base):
         # generate counts positions from the mask: after padding, and on where it stopped
         out = policy.base.generate(
             padded.to(policy.device),
@@ -187,6 +187,13 @@ def _own_settings_only(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = stock
+
+
+def _uncompiled(model: Any) -> AbstractContextManager[Any]:
+    """Within, layers that were compiled for training run as they are: compiling them once more,
+    for one token after a cache that grows, takes longer than the answers do."""
+    compiled = any(module._compiled_call_impl is not None for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 class Drawing(LogitsProcessor):

@@ -70,7 +70,7 @@ ROTARY = {
 ARCHITECTURES = ("gpt2", *ROTARY)
 
 
-def make_model(architecture: str, *, seed: int = 0, **shape: Any) -> torch.nn.Module:
+def make_model(architecture: str, *, seed: int = 0, **shape: Any) -> Any:
     """Two small layers with weights large enough that every number is its own."""
     torch.manual_seed(seed)
     words = len(make_tokenizer())

@@ -50,6 +50,8 @@ def make_round(tmp_path: Path, llama_dir: Path) -> MakeRound:
         rows = [ranked_row(number) for number in range(12)] if rows is None else rows
         source = write_rows(tmp_path / f"{name}.jsonl", rows)
         small = {"batch_groups": 3, "warmup_steps": 1, "max_length": 128, "eval_every": 3}
+        if settings.get("sample_prompts") != 0:
+            small["sample_tokens"] = 4
         values = [f"{key}={json.dumps(value)}" for key, value in (small | settings).items()]
         arguments = ["init", str(tmp_path / name), "--policy", str(policy)]
         arguments += ["--adapter", str(adapter)] if adapter else []

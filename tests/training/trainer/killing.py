@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def in_child(work: Callable[[], int]) -> int:
         status = 70
         try:
             status = work()
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -154,18 +157,19 @@ def operations_of(run_dir: Path) -> list[str]:
 
 
 def kill_points(operations: list[str]) -> list[int]:
-    """Numbers of the operations to die in: all before which the disk changed.
+    """Numbers of the operations to die in: all that leave files of their own.
 
     To a process that dies, a sync changes nothing: dying before it or after it leaves the same
-    files. What is half done before dying (a write) is a point of its own.
+    files. A line to be appended is left half written, and not also left out.
     """
-    half_done = ("write", "save_file")
     return [
         number
         for number, operation in enumerate(operations)
-        if operation.startswith(half_done)
-        or number == 0
-        or not operations[number - 1].startswith("fsync")
+        if operation.startswith(("write", "save_file"))
+        or (
+            not operations[number - 1].startswith("fsync")
+            and operations[number + 1 : number + 2] != [operation.replace("open", "write", 1)]
+        )
     ]
 
 

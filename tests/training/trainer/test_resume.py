@@ -60,11 +60,11 @@ PARTS = 4  # of the test below, so that several processes share its minute
 @pytest.mark.parametrize("part", range(PARTS))
 def test_killed_in_any_file_operation_it_resumes_bit_for_bit(make_round, part):
     """From the first event to the last, the checkpoints' and the policy's included."""
-    whole = make_round("whole", **SHORT)
+    whole, fresh = make_round("whole", **SHORT), make_round("fresh", **SHORT)
     points = kill_points(operations_of(whole))
     assert len(points) > 50
     for number in points[part::PARTS]:
-        killed = make_round("killed", **SHORT)
+        killed = shutil.copytree(fresh, fresh.with_name("killed"))
         assert run_in_child(killed, before_operation(killed, number)) == -9
         assert run_in_child(killed) == 0
         assert_same(killed, whole)
@@ -87,14 +87,11 @@ def test_killed_while_it_resumes_it_resumes_bit_for_bit(make_round):
     at = operations.index("os.rename checkpoints/.step-00000004")
     assert run_in_child(first, before_operation(first, at)) == -9
     assert (first / "checkpoints" / ".step-00000004" / "manifest.json").exists()
-    again = first.with_name("again")
-    shutil.copytree(first, again)
-    resuming = operations_of(again)
+    resuming = operations_of(shutil.copytree(first, first.with_name("again")))
     resuming = resuming[: next(n for n, what in enumerate(resuming) if "save_file" in what)]
     assert "os.rmdir checkpoints/.step-00000004" in resuming
     for number in kill_points(resuming):
-        killed = first.with_name("killed")
-        shutil.copytree(first, killed)
+        killed = shutil.copytree(first, first.with_name("killed"))
         assert run_in_child(killed, before_operation(killed, number)) == -9
         assert run_in_child(killed) == 0
         assert_same(killed, whole)

@@ -167,6 +167,16 @@ def test_an_adapter_answers_and_another_adapter_answers_otherwise(make_round):
     assert answers(policy) != answers(policy_of("llama"))
 
 
+def test_layers_compiled_for_training_are_not_compiled_again_for_this():
+    def backend(*_: Any) -> None:
+        raise AssertionError("a layer was compiled")
+
+    policy = policy_of("llama")
+    for layer in policy.model.model.layers:
+        layer.compile(backend=backend)
+    assert answers(policy) == answers(policy_of("llama"))
+
+
 def test_bfloat16_answers_are_the_same_each_time():
     assert answers(policy_of("llama", dtype="bfloat16")) == answers(
         policy_of("llama", dtype="bfloat16")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partialmethod
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 
 from jobs.run_dir import read_json
 from tests.training.trainer.builders import (
+    batch_of,
     events_of,
+    make_model,
     make_tokenizer,
     metrics_of,
     ranked_row,
@@ -17,10 +20,12 @@ from tests.training.trainer.builders import (
 )
 from training.trainer import loop
 from training.trainer.__main__ import main
-from training.trainer.batches import all_batches
+from training.trainer.batches import Branch, all_batches
 from training.trainer.config import load_spec
+from training.trainer.logps import add_gradients
+from training.trainer.model import load_policy
 from training.trainer.reference import Reference, ReferencePass
-from training.trainer.step import accumulate, learning_rate
+from training.trainer.step import accumulate, build_optimizer, learning_rate
 
 
 def run(run_dir: Any) -> int:
@@ -95,12 +100,76 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(make_round):
         ("dtype", "bfloat16"),
         ("seed", 1),
         ("method", "lora"),
+        ("objective", "hinge"),
+        ("logratio", "mean"),
+        ("length_penalty", 0.1),
+        ("chosen_floor", 5.0),
+        ("ties", "rao_kupper"),
     ],
 )
-def test_trap_21_every_option_does_something(make_round, option, value):
-    plain, changed = make_round("plain"), make_round("changed", **{option: value})
+def test_trap_21_every_option_does_something(make_round, other_dir, option, value):
+    """Away from the reference, where some responses have fallen; every other row has a tie."""
+    rows = [ranked_row(number) for number in range(12)]
+    for row in rows[1::2]:
+        row["pairs"][0]["votes_tied"] = 1
+    common = {"rows": rows, "reference": {"model": str(other_dir), "adapter": None}}
+    plain = make_round("plain", **common)
+    changed = make_round("changed", **common, **{option: value})
     assert run(plain) == run(changed) == 0
     assert weights_of(plain) != weights_of(changed)
+
+
+@pytest.mark.parametrize("option", ["activation_checkpointing", "compile"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_how_the_layers_are_run_changes_time_and_memory_only(
+    make_round, request, monkeypatch, architecture, option
+):
+    """Compiled without code generation, which takes a minute: the layers are traced for real."""
+    traced = partialmethod(torch.nn.Module.compile, backend="aot_eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    policy = request.getfixturevalue(f"{architecture}_dir")
+    plain = make_round("plain", policy=policy, epochs=1)
+    other = make_round("other", policy=policy, epochs=1, **{option: True})
+    assert run(plain) == run(other) == 0
+    for ours, theirs in zip(metrics_of(other), metrics_of(plain), strict=True):
+        if "loss" in ours:
+            assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def test_activation_checkpointing_runs_each_layer_again(make_round):
+    """What is inside a layer is called twice: on the way there, and again on the way back."""
+    calls = {False: 0, True: 0}
+    for again in calls:
+        spec = load_spec(make_round(f"{again}", activation_checkpointing=again) / "spec.json")
+        policy = load_policy(spec)
+        batch = batch_of([Branch((1, 2, 3), (4, 5)), Branch((1, 2, 3), (6,))])
+
+        def count(*_: Any, again: bool = again) -> None:
+            calls[again] += 1
+
+        for layer in policy.model.model.layers:
+            layer.self_attn.register_forward_hook(count)
+        add_gradients(policy, batch, lambda _batch, logps: logps.sum())
+    assert calls == {False: 2, True: 4}
+
+
+def test_an_embedding_that_is_not_tied_to_the_head_is_trained_the_same_sparse_or_dense(
+    make_round, tmp_path
+):
+    folder = tmp_path / "untied"
+    make_model("llama", tie_word_embeddings=False).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    gradients = []
+    for sparse in (True, False):
+        policy = load_policy(load_spec(make_round(f"{sparse}", policy=folder) / "spec.json"))
+        policy.model.get_input_embeddings().sparse = sparse
+        build_optimizer(load_spec(make_round(f"{sparse}2", policy=folder) / "spec.json"), policy)
+        batch = batch_of([Branch((1, 2, 3), (4, 4)), Branch((1, 2, 3), (6,)), Branch((1,), (2,))])
+        for _ in range(2):
+            add_gradients(policy, batch, lambda _batch, logps: logps.sum())
+        gradients.append(policy.model.get_input_embeddings().weight.grad)
+    assert not gradients[0].is_sparse
+    assert torch.allclose(*gradients, atol=1e-6)
 
 
 def test_the_learning_rate_warms_up_and_decays_linearly(make_round):

@@ -1,0 +1,141 @@
+"""What the policy writes: answers to held-out prompts before and after a round. Pure.
+
+Before and after are drawn with the same luck, so an answer changes only where the policy has. The
+texts are model output: hostile until a template has escaped them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from training.events import Events
+from training.heldout import Row, wilson
+from training.metrics import numbers_in
+
+LONGER = 1.25  # answers growing by a quarter are what R-DPO and others call length exploitation
+# Share of 4-grams that an answer has had before: under 0.02 for sound text of this length, near 1
+# for a loop; so much more means that some answers have begun to loop.
+MORE_REPETITION = 0.1
+FEWER_ENDED = 0.2  # share of answers that still stop by themselves
+FIGURES = (
+    ("tokens", "Mean length, tokens", 0, None),
+    ("tokens_p95", "One in twenty is longer than", 0, None),
+    ("repetition", "Repetition, share of 4-grams", 2, None),
+    ("ended", "Ended by themselves, share", 2, True),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """One prompt's answers: what both begin with, and how each goes on."""
+
+    prompt: str
+    shared: str
+    before: str
+    after: str
+
+    @property
+    def same(self) -> bool:
+        """Whether the round has changed nothing here."""
+        return not self.before and not self.after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing:
+    """Figures over so many prompts, what they warn of, and a few of the texts."""
+
+    prompts: int
+    rows: list[Row]
+    warnings: list[str]
+    answers: list[Answers]
+    done: bool  # whether there is an after
+
+
+def writing(results: Mapping[str, Any], events: Events) -> Writing | None:
+    """What a round's samples say; None where nothing was sampled."""
+    before = _figures(results, events, "before")
+    after = _figures(results, events, "after")
+    if not before:
+        return None
+    return Writing(
+        prompts=int(before.get("prompts", 0)),
+        rows=list(_rows(before, after)),
+        warnings=list(_warnings(before, after)),
+        answers=list(_answers(events)),
+        done=bool(after),
+    )
+
+
+def _figures(results: Mapping[str, Any], events: Events, when: str) -> dict[str, float]:
+    """The manifest's figures or, as long as there is none, the event's."""
+    told = results.get(f"samples_{when}") or events.samples.get(when, {}).get("metrics")
+    return numbers_in(told) if isinstance(told, dict) else {}
+
+
+def _rows(before: Mapping[str, float], after: Mapping[str, float]) -> Iterator[Row]:
+    prompts = int(before.get("prompts", 0))
+    for key, title, digits, better in FIGURES:
+        if key not in before or key not in after:
+            continue
+        share = key == "ended" and prompts > 0
+        yield Row(
+            title=title,
+            before=before[key],
+            after=after[key],
+            digits=digits,
+            before_interval=wilson(before[key], prompts) if share else None,
+            after_interval=wilson(after[key], prompts) if share else None,
+            higher_is_better=better,
+        )
+
+
+def _warnings(before: Mapping[str, float], after: Mapping[str, float]) -> Iterator[str]:
+    """What is wrong with the answers, in words and with what to do."""
+    first, last = before.get("tokens"), after.get("tokens")
+    if first and last and last > LONGER * first:
+        yield (
+            f"The answers to these prompts have become {last / first - 1:.0%} longer. Length is "
+            "the easiest thing to learn; if it was not meant, take a length penalty (with DPO) or "
+            "the mean log-probability a token."
+        )
+    if _change(before, after, "repetition") > MORE_REPETITION:
+        yield (
+            "Answers repeat themselves: the policy is losing its language. Do not promote it; "
+            "lower the learning rate or take fewer epochs."
+        )
+    if _change(before, after, "ended") < -FEWER_ENDED:
+        yield (
+            "Fewer answers come to an end by themselves. Look whether chosen responses were cut "
+            "off when they were sampled: nobody can learn an ending from those."
+        )
+
+
+def _change(before: Mapping[str, float], after: Mapping[str, float], key: str) -> float:
+    return after[key] - before[key] if key in before and key in after else 0.0
+
+
+def _answers(events: Events) -> Iterator[Answers]:
+    """Answers to the same prompts, which both events tell in the same order."""
+    after = _texts(events, "after")
+    for place, (prompt, first) in enumerate(_texts(events, "before")):
+        end, last = 0, ""
+        if place < len(after) and after[place][0] == prompt:
+            last = after[place][1]
+            end = _shared(first, last)
+        yield Answers(prompt=prompt, shared=first[:end], before=first[end:], after=last[end:])
+
+
+def _texts(events: Events, when: str) -> list[tuple[str, str]]:
+    """Prompts with responses, as the event tells them."""
+    texts = events.samples.get(when, {}).get("texts")
+    rows = [row for row in texts if isinstance(row, dict)] if isinstance(texts, list) else []
+    return [(str(row.get("prompt", "")), str(row.get("response", ""))) for row in rows]
+
+
+def _shared(first: str, last: str) -> int:
+    """How many characters two texts begin with alike, up to a whole word."""
+    if first == last:
+        return len(first)
+    length = min(len(first), len(last))
+    same = next((i for i in range(length) if first[i] != last[i]), length)
+    return max(first.rfind(" ", 0, same), first.rfind("\n", 0, same)) + 1
