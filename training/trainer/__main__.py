@@ -34,7 +34,10 @@ OUT_OF_MEMORY = (
     "a device with more memory"
 )
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit on one file
-DISK_FULL = "the disk is full, or a limit on files is reached: {error}. Checkpoints that were complete are kept; free space and run again"
+DISK_FULL = (
+    "the disk is full, or a limit on files is reached: {error}. Checkpoints that were complete "
+    "are kept; free space and run again"
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -119,8 +119,14 @@ def test_trap_21_every_option_does_something(make_round, other_dir, option, valu
     assert weights_of(plain) != weights_of(changed)
 
 
-@pytest.mark.parametrize("option", ["activation_checkpointing", "compile"])
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("architecture", "option"),
+    [
+        ("llama", "activation_checkpointing"),
+        ("gpt2", "activation_checkpointing"),
+        ("llama", "compile"),
+    ],
+)
 def test_how_the_layers_are_run_changes_time_and_memory_only(
     make_round, request, monkeypatch, architecture, option
 ):
