@@ -86,11 +86,12 @@ AttentionInterface.register(TREE, attend)
 class MergedAttention(torch.autograd.Function):
     """Exact tree attention from PyTorch's flash kernel for CPUs, block by block.
 
-    A response's softmax runs over two blocks of keys, its prompt's and its own. Each block gives
-    an output o and the logarithm l of its normaliser; together they are
+    The prompt with its first response is one causal sequence. The softmax of any other response
+    runs over two blocks of keys, its prompt's and its own. Each block gives an output o and the
+    logarithm l of its normaliser; together they are
         l = log(e^l1 + e^l2),   o = e^(l1 − l)·o1 + e^(l2 − l)·o2,
     and the kernel's backward pass, given the joint o and l, yields each block's exact share of
-    the gradients (as in ring attention: Liu et al. 2023, arXiv:2310.01889). So all responses meet
+    the gradients (as in ring attention: Liu et al. 2023, arXiv:2310.01889). So all of them meet
     their prompt in one call, no key is copied and no masked score is computed.
     """
 
@@ -110,16 +111,19 @@ class MergedAttention(torch.autograd.Function):
             return o, log_sum
 
         for span in tree.spans:
-            own = block(span.prompt, span.prompt, True)
-            out[:, :, span.prompt], log_normaliser[:, :, span.prompt] = own
+            out[:, :, span.trunk], log_normaliser[:, :, span.trunk] = block(
+                span.trunk, span.trunk, True
+            )
+            if not span.others:
+                continue
             o1, l1 = block(span.branches, span.prompt, False)
             start = span.branches.start
-            for response in span.responses:
-                o2, l2 = block(response, response, True)
-                at = slice(response.start - start, response.stop - start)
-                log_normaliser[:, :, response] = torch.logaddexp(l1[:, :, at], l2)
+            for own in span.others:
+                o2, l2 = block(own, own, True)
+                at = slice(own.start - start, own.stop - start)
+                log_normaliser[:, :, own] = torch.logaddexp(l1[:, :, at], l2)
                 share = torch.sigmoid(l2 - l1[:, :, at])[..., None].to(o2.dtype)  # e^(l2 − l)
-                out[:, :, response] = torch.lerp(o1[:, :, at], o2, share)
+                torch.lerp(o1[:, :, at], o2, share, out=out[:, :, own])
         ctx.save_for_backward(q, k, v, out, log_normaliser)
         ctx.tree, ctx.scale = tree, scale
         return out
@@ -147,14 +151,16 @@ class MergedAttention(torch.autograd.Function):
             return gradients
 
         for span in ctx.tree.spans:
-            prompt, branches = span.prompt, span.branches
-            dq[:, :, prompt], dk[:, :, prompt], dv[:, :, prompt] = block(prompt, prompt, True)
+            trunk, prompt, branches = span.trunk, span.prompt, span.branches
+            dq[:, :, trunk], dk[:, :, trunk], dv[:, :, trunk] = block(trunk, trunk, True)
+            if not span.others:
+                continue
             dq[:, :, branches], from_branches_k, from_branches_v = block(branches, prompt, False)
             dk[:, :, prompt] += from_branches_k
             dv[:, :, prompt] += from_branches_v
-            for response in span.responses:
-                own, dk[:, :, response], dv[:, :, response] = block(response, response, True)
-                dq[:, :, response] += own
+            for own in span.others:
+                from_own, dk[:, :, own], dv[:, :, own] = block(own, own, True)
+                dq[:, :, own] += from_own
         return dq, dk, dv, None, None
 
 
@@ -193,9 +199,7 @@ def _blocks(
     outs = []
     for span in tree.spans:
         for own in span.responses:
-            queries = own
-            if own is span.responses[0]:  # its queries go on from the prompt's
-                queries = slice(span.prompt.start, own.stop)
+            queries = own if own in span.others else span.trunk
             keys, values = (torch.cat([t[:, :, span.prompt], t[:, :, own]], 2) for t in (k, v))
             mask: Any = causal_lower_right(queries.stop - queries.start, keys.shape[2])
             outs.append(

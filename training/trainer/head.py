@@ -13,9 +13,12 @@ from typing import NamedTuple
 import torch
 
 from training.trainer.batches import Batch, packs
+from training.trainer.data import Group
 
-# Bytes of fp32 logits held at once. A group that needs more is computed twice, part by part.
-LOGIT_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
+# Bytes of fp32 logits: of small groups together (on a CPU, what its caches hold), and of one group
+# at most. A group that needs more is computed twice, part by part.
+TOGETHER_BYTES = {"cpu": 8 * 2**20, "cuda": 2**28}
+GROUP_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 
 LossOf = Callable[[Batch, torch.Tensor], torch.Tensor]
 """The summed loss of a chunk's pairs, from its responses' logps (n,)."""
@@ -32,7 +35,9 @@ class Head:
         self.weight = weight
         self.half = hidden.is_cuda and hidden.dtype == torch.bfloat16
         self.matrix = weight.detach().to(torch.bfloat16 if self.half else torch.float32)
-        self.chunk_tokens = max(1, LOGIT_BYTES[hidden.device.type] // (4 * weight.shape[0]))
+        row = 4 * weight.shape[0]  # bytes of one token's logits
+        self.together_tokens = max(1, TOGETHER_BYTES[hidden.device.type] // row)
+        self.group_tokens = max(1, GROUP_BYTES[hidden.device.type] // row)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(N, V) fp32 from (N, h)."""
@@ -87,7 +92,7 @@ def head_logps(
     """(n,) fp32 log π(y|x) of n responses of `sizes` tokens, from N hidden states (N, h)."""
     parts = (
         softmax(head, hidden[part], targets[part]).token_logps
-        for part in _slices(len(hidden), head.chunk_tokens)
+        for part in _slices(len(hidden), head.together_tokens)
     )
     return _sums(torch.cat(list(parts)), sizes)
 
@@ -102,11 +107,16 @@ def head_gradient(
     """
     gradient = torch.empty_like(hidden)
     start = 0
-    for chunk in packs(batch, head.chunk_tokens, cost=lambda group: sum(map(len, group.responses))):
+    for chunk in packs(batch, head.together_tokens, cost=response_tokens):
         at = slice(start, start + sum(map(len, chunk.responses)))
         start = at.stop
         _chunk_gradient(head, hidden[at], targets[at], chunk, loss_of, gradient[at])
     return gradient
+
+
+def response_tokens(group: Group) -> int:
+    """Tokens of a group that the head reads."""
+    return sum(map(len, group.responses))
 
 
 def _chunk_gradient(
@@ -119,11 +129,11 @@ def _chunk_gradient(
 ) -> None:
     """Fill `gradient` (N, h) for the N response tokens of whole groups."""
     sizes = [len(response) for response in chunk.responses]
-    held = softmax(head, hidden, targets) if len(hidden) <= head.chunk_tokens else None
+    held = softmax(head, hidden, targets) if len(hidden) <= head.group_tokens else None
     logps = _sums(held.token_logps, sizes) if held else head_logps(head, hidden, targets, sizes)
     slopes = _slopes(chunk, logps, loss_of)
     slope = slopes.repeat_interleave(torch.tensor(sizes, device=slopes.device))
-    for part in _slices(len(hidden), head.chunk_tokens):
+    for part in _slices(len(hidden), len(hidden) if held else head.together_tokens):
         values = held or softmax(head, hidden[part], targets[part])
         by_logit = values.to_gradient(targets[part], slope[part])
         gradient[part] = head.back(by_logit)

@@ -53,7 +53,8 @@ def accumulate(round_: Round, batch: Batch) -> list[Scored]:
     Each pack's sum is divided by the number of pairs in the whole batch, so neither how the batch
     is packed nor how many processes share the packs changes anything.
     """
-    round_.optimizer.zero_grad(set_to_none=not has_sparse_gradients(round_.policy))
+    round_.optimizer.zero_grad(set_to_none=True)
+    begin_sparse_gradient(round_.policy)
     turns: list[list[Scored]] = []
     for pack, mine in shared(packs(batch, round_.policy.pack_tokens)):
         loss_of: LossOf = no_loss
@@ -87,9 +88,6 @@ def clip_gradients(policy: Policy, limit: float) -> float:
 def build_optimizer(spec: Spec, policy: Policy) -> torch.optim.Optimizer:
     """AdamW; weight decay is for matrices, not for biases and norms."""
     parameters = list(policy.trainable().values())
-    if has_sparse_gradients(policy):
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)  # a dense gradient for them to add to
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -97,9 +95,11 @@ def build_optimizer(spec: Spec, policy: Policy) -> torch.optim.Optimizer:
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=spec.learning_rate, fused=True)
 
 
-def has_sparse_gradients(policy: Policy) -> bool:
-    """Whether the embedding's backward pass adds to its gradient in place."""
-    return bool(policy.model.get_input_embeddings().sparse)
+def begin_sparse_gradient(policy: Policy) -> None:
+    """Give an embedding whose backward pass is sparse a dense gradient to add to."""
+    embedding = policy.model.get_input_embeddings()
+    if embedding.sparse:
+        embedding.weight.grad = torch.zeros_like(embedding.weight)
 
 
 def check_finite_losses(step: int, batch: Batch, scored: Sequence[Scored]) -> None:

@@ -26,9 +26,19 @@ class Span:
     responses: tuple[slice, ...]
 
     @property
+    def trunk(self) -> slice:
+        """The prompt with the first response: one plain sequence."""
+        return slice(self.prompt.start, self.responses[0].stop)
+
+    @property
+    def others(self) -> tuple[slice, ...]:
+        """The other responses."""
+        return self.responses[1:]
+
+    @property
     def branches(self) -> slice:
-        """All responses; they lie side by side."""
-        return slice(self.responses[0].start, self.responses[-1].stop)
+        """All of the others; they lie side by side."""
+        return slice(self.trunk.stop, self.responses[-1].stop)
 
 
 class Tree:

@@ -39,13 +39,14 @@ def curved(batch: Batch, logps: torch.Tensor) -> torch.Tensor:
 
 
 @settings(max_examples=30, deadline=None)
-@given(sizes=SIZES, tokens=st.integers(1, 12))
-def test_gradients_by_hand_are_autograds_however_logits_are_chunked(sizes, tokens):
+@given(sizes=SIZES, tokens=st.integers(1, 12), whole=st.integers(1, 12))
+def test_gradients_by_hand_are_autograds_however_logits_are_chunked(sizes, tokens, whole):
     """From one token at a time, where every group is computed twice, to all groups at once."""
     batch, hidden, weight, targets = made(sizes)
     lengths = [size for group in sizes for size in group]
     ours = Head(weight, hidden)
-    ours.chunk_tokens = tokens
+    ours.together_tokens = tokens
+    ours.group_tokens = whole
     logps = head_logps(ours, hidden, targets, lengths)
     gradient = head_gradient(ours, hidden, targets, batch, curved)
 
@@ -61,7 +62,8 @@ def test_gradients_by_hand_are_autograds_however_logits_are_chunked(sizes, token
 
 def test_no_more_logits_exist_at_once_than_the_budget(monkeypatch):
     batch, hidden, weight, targets = made([[3, 2], [1, 1], [5, 5]])
-    monkeypatch.setitem(head.LOGIT_BYTES, "cpu", 4 * WORDS * 5)
+    for limits in (head.TOGETHER_BYTES, head.GROUP_BYTES):
+        monkeypatch.setitem(limits, "cpu", 4 * WORDS * 5)
     seen = []
     logits = Head.logits
 
@@ -86,7 +88,7 @@ def test_trap_19_chunked_weight_gradients_are_not_biased():
     """Summed over many chunks in fp32 they keep the sign of their error even."""
     batch, hidden, weight, targets = made([[5, 5]] * 40)
     ours = Head(weight, hidden)
-    ours.chunk_tokens = 10
+    ours.together_tokens = 10
     head_gradient(ours, hidden, targets, batch, curved)
     exact = weight.grad.clone()
     double = torch.nn.Parameter(weight.detach().double())

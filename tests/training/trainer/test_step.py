@@ -25,7 +25,7 @@ from training.trainer.config import load_spec
 from training.trainer.logps import add_gradients
 from training.trainer.model import load_policy
 from training.trainer.reference import Reference, ReferencePass
-from training.trainer.step import accumulate, build_optimizer, learning_rate
+from training.trainer.step import accumulate, begin_sparse_gradient, learning_rate
 
 
 def run(run_dir: Any) -> int:
@@ -169,7 +169,7 @@ def test_an_embedding_that_is_not_tied_to_the_head_is_trained_the_same_sparse_or
     for sparse in (True, False):
         policy = load_policy(load_spec(make_round(f"{sparse}", policy=folder) / "spec.json"))
         policy.model.get_input_embeddings().sparse = sparse
-        build_optimizer(load_spec(make_round(f"{sparse}2", policy=folder) / "spec.json"), policy)
+        begin_sparse_gradient(policy)
         batch = batch_of([Branch((1, 2, 3), (4, 4)), Branch((1, 2, 3), (6,)), Branch((1,), (2,))])
         for _ in range(2):
             add_gradients(policy, batch, lambda _batch, logps: logps.sum())
