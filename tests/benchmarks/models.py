@@ -31,7 +31,7 @@ class Shape:
     layers: int = 4
     heads: int = 4
     key_heads: int = 4
-    inner_width: int = 688
+    inner_width: int = 1024
 
 
 SMALL = Shape()

@@ -23,6 +23,7 @@ from jobs.run_dir import StopRequest, read_jsonl
 from tests.benchmarks.encoding import make_run_dir
 from tests.benchmarks.meters import Meter, matmul_peak
 from training.trainer import loop, step
+from training.trainer.__main__ import keep_freed_memory
 from training.trainer.batches import Batch
 from training.trainer.evaluate import Scored
 from training.trainer.run_dir import RoundFiles, library_versions

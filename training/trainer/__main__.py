@@ -1,6 +1,7 @@
 """`python -m training.trainer init|run RUN_DIR`: make a round's run directory, train it."""
 
 import argparse
+import ctypes
 import errno
 import shutil
 import sys
@@ -27,6 +28,7 @@ from training.trainer.config import PolicySource, resolve_spec
 from training.trainer.rows import read_table
 from training.trainer.run_dir import BadInput, RoundFiles, Stopped, TrainerError
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 NO_MEMORY = ("out of memory", "can't allocate memory")  # as CUDA says it, as the CPU does
 OUT_OF_MEMORY = (
     "out of memory: {error}. The last checkpoint is kept. Use activation_checkpointing=true, a "
@@ -92,7 +94,20 @@ def run(run_dir: Path) -> None:
     """Train the round. Torch is imported here: a bad command line answers at once without it."""
     from training.trainer import loop
 
+    keep_freed_memory()
     loop.run(run_dir, StopRequest())
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep what is freed, for the next step to take again.
+
+    As it comes, glibc gives large blocks back to the system and asks for them anew, and the
+    system clears each page: about 5 % of a step on a CPU. Other C libraries are left alone.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _ending(run_dir: Path | None, work: Callable[[], None]) -> int:
