@@ -33,6 +33,7 @@ from training.trainer.state import Round
 def main(job: dict[str, Any]) -> None:
     """Do the job and write its result."""
     torch.set_num_threads(1)
+    keep_freed_memory()  # as the program does
     meter = Meter()
     peaks = [measured_peak(job)]
     began = time.process_time()
