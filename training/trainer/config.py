@@ -197,7 +197,7 @@ class Spec:
 
     @property
     def starts_as_reference(self) -> bool:
-        """Whether the round is held to its own start, so that step 0's loss is ln 2."""
+        """Whether the round is held to its own start, so that every margin of step 0 is 0."""
         return _real(self.policy) == _real(self.reference)
 
 
