@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import errno
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -141,8 +142,9 @@ def _verdict(error: Exception) -> tuple[int | None, str]:
 
 
 def _record(run_dir: Path | None, kind: str, **fields: Any) -> None:
-    """An event, if there is a run directory and it can still be written to."""
-    if run_dir is None or not run_dir.is_dir():
+    """An event, if there is a run directory and it can still be written to; one, by torchrun's
+    first process."""
+    if run_dir is None or not run_dir.is_dir() or os.environ.get("RANK", "0") != "0":
         return
     try:
         append_event(run_dir, kind, **fields)

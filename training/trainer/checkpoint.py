@@ -159,7 +159,7 @@ def _plain(tensors: Tensors) -> Tensors:
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
-def gathered(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+def in_one_piece(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """Whole copies on the CPU, in the process that writes; the others take part and get nothing.
 
     One tensor at a time is whole on the device, where it may be sharded.

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from training.trainer.batches import Batch, packs
+from training.trainer.batches import Batch
 from training.trainer.head import LossOf
-from training.trainer.logps import batch_logps
+from training.trainer.logps import batch_logps, passes
 from training.trainer.model import Policy
 from training.trainer.objectives import Objective, PairLogps, PairScores, pair_losses
 from training.trainer.parallel import gathered, shared
@@ -115,7 +115,7 @@ def evaluate(
     policy: Policy, batches: Sequence[Batch], reference: torch.Tensor, objective: Objective
 ) -> dict[str, float] | None:
     """The summary over held-out pairs, with their number; None where nothing is held out."""
-    parts = [pack for batch in batches for pack in packs(batch, policy.pack_tokens)]
+    parts = [pack for batch in batches for pack in passes(policy, batch)]
     if not parts:
         return None
     turns: list[list[Scored]] = []

@@ -87,14 +87,17 @@ def softmax(head: Head, hidden: torch.Tensor, targets: torch.Tensor) -> Softmax:
 
 @torch.no_grad()
 def head_logps(
-    head: Head, hidden: torch.Tensor, targets: torch.Tensor, sizes: list[int]
+    head: Head, hidden: torch.Tensor, targets: torch.Tensor, batch: Batch
 ) -> torch.Tensor:
-    """(n,) fp32 log π(y|x) of n responses of `sizes` tokens, from N hidden states (N, h)."""
-    parts = (
-        softmax(head, hidden[part], targets[part]).token_logps
-        for part in _slices(len(hidden), head.together_tokens)
-    )
-    return _sums(torch.cat(list(parts)), sizes)
+    """(n,) fp32 log π(y|x) of a batch's responses, from N hidden states (N, h).
+
+    In the chunks of `head_gradient`, so that both round alike.
+    """
+    parts = [
+        _sums(_token_logps(head, hidden[at], targets[at]), chunk)
+        for chunk, at in _chunks(head, batch)
+    ]
+    return torch.cat(parts)
 
 
 @torch.no_grad()
@@ -106,10 +109,7 @@ def head_gradient(
     `hidden` (N, h) predicts `targets` (N,): the batch's response tokens, response after response.
     """
     gradient = torch.empty_like(hidden)
-    start = 0
-    for chunk in packs(batch, head.together_tokens, cost=response_tokens):
-        at = slice(start, start + sum(map(len, chunk.responses)))
-        start = at.stop
+    for chunk, at in _chunks(head, batch):
         _chunk_gradient(head, hidden[at], targets[at], chunk, loss_of, gradient[at])
     return gradient
 
@@ -117,6 +117,15 @@ def head_gradient(
 def response_tokens(group: Group) -> int:
     """Tokens of a group that the head reads."""
     return sum(map(len, group.responses))
+
+
+def _chunks(head: Head, batch: Batch) -> Iterator[tuple[Batch, slice]]:
+    """Whole groups whose logits are held at once, each with its place among the N tokens."""
+    start = 0
+    for chunk in packs(batch, head.together_tokens, cost=response_tokens):
+        at = slice(start, start + sum(map(len, chunk.responses)))
+        start = at.stop
+        yield chunk, at
 
 
 def _chunk_gradient(
@@ -128,11 +137,11 @@ def _chunk_gradient(
     gradient: torch.Tensor,
 ) -> None:
     """Fill `gradient` (N, h) for the N response tokens of whole groups."""
-    sizes = [len(response) for response in chunk.responses]
     held = softmax(head, hidden, targets) if len(hidden) <= head.group_tokens else None
-    logps = _sums(held.token_logps, sizes) if held else head_logps(head, hidden, targets, sizes)
-    slopes = _slopes(chunk, logps, loss_of)
-    slope = slopes.repeat_interleave(torch.tensor(sizes, device=slopes.device))
+    token_logps = held.token_logps if held else _token_logps(head, hidden, targets)
+    slopes = _slopes(chunk, _sums(token_logps, chunk), loss_of)
+    sizes = torch.tensor([len(response) for response in chunk.responses], device=slopes.device)
+    slope = slopes.repeat_interleave(sizes)
     for part in _slices(len(hidden), len(hidden) if held else head.together_tokens):
         values = held or softmax(head, hidden[part], targets[part])
         by_logit = values.to_gradient(targets[part], slope[part])
@@ -148,8 +157,18 @@ def _slopes(chunk: Batch, logps: torch.Tensor, loss_of: LossOf) -> torch.Tensor:
     return slopes
 
 
-def _sums(token_logps: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+def _token_logps(head: Head, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """(N,) of a chunk; one that may not be held at once is looked at part by part."""
+    size = len(hidden) if len(hidden) <= head.group_tokens else head.together_tokens
+    parts = [
+        softmax(head, hidden[at], targets[at]).token_logps for at in _slices(len(hidden), size)
+    ]
+    return torch.cat(parts)
+
+
+def _sums(token_logps: torch.Tensor, chunk: Batch) -> torch.Tensor:
     """(n,) sums over each response's tokens."""
+    sizes = [len(response) for response in chunk.responses]
     return torch.stack([part.sum() for part in token_logps.split(sizes)])
 
 

@@ -15,12 +15,23 @@ import torch
 from torch.nn import functional
 
 from training.trainer.attention import tree_attention
-from training.trainer.batches import Batch, Branch
+from training.trainer.batches import Batch, Branch, packs
 from training.trainer.head import Head, LossOf, head_gradient, head_logps
 from training.trainer.model import Policy
 from training.trainer.tree import Tree
 
 FORWARD_TOKENS = 1024  # padded tokens in one forward pass
+
+
+def passes(policy: Policy, batch: Batch) -> list[Batch]:
+    """A batch in packs of whole groups, each for one forward and backward pass.
+
+    Padded rows hold each prompt again for each response, and all their logits: fewer fit.
+    """
+    if policy.shares_prompts:
+        return packs(batch, policy.pack_tokens)
+    tokens = min(policy.pack_tokens, FORWARD_TOKENS)
+    return packs(batch, tokens, cost=lambda g: sum(len(g.prompt) + len(r) for r in g.responses))
 
 
 @torch.no_grad()
@@ -30,8 +41,7 @@ def batch_logps(policy: Policy, batch: Batch) -> torch.Tensor:
         return padded_logps(policy, batch.branches)
     tree = Tree(batch, policy.device)
     hidden = _hidden_states(policy, tree).to(policy.head_dtype)
-    sizes = [len(response) for response in batch.responses]
-    return head_logps(Head(policy.head_weight, hidden), hidden, tree.targets, sizes)
+    return head_logps(Head(policy.head_weight, hidden), hidden, tree.targets, batch)
 
 
 def add_gradients(policy: Policy, batch: Batch, loss_of: LossOf) -> None:

@@ -3,11 +3,12 @@
 What one step does is in step.py.
 """
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
 
-from jobs.run_dir import StopRequest, read_jsonl, replace_dir
+from jobs.run_dir import RunDirError, StopRequest, read_jsonl, replace_dir
 from labeling.policy_files import policy_digest
 from training.trainer import checkpoint as checkpoints
 from training.trainer import parallel
@@ -21,6 +22,7 @@ from training.trainer.model import (
     Policy,
     check_fits,
     check_source,
+    decoder_layers,
     export,
     load_policy,
     load_tokenizer,
@@ -36,6 +38,7 @@ from training.trainer.reference import (
 from training.trainer.rows import read_groups
 from training.trainer.run_dir import (
     BadInput,
+    Refused,
     RoundFiles,
     Stopped,
     drop_metrics_after,
@@ -61,6 +64,7 @@ def run(run_dir: Path, stop: StopRequest) -> None:
         round_.results["samples_before"] = sample(round_, "before")
     train(round_, stop)
     finish(round_)
+    parallel.leave()
 
 
 def start(files: RoundFiles, stop: StopRequest) -> Round:
@@ -139,11 +143,27 @@ def models(
         other = scoring.of_frozen(tokenizer)
     policy = load_policy(spec)
     check_fits(policy, tokenizer, dataset.report["longest"])
+    check_runs(spec, policy)
     if saved is not None:
         return policy, saved_reference(saved.reference, dataset)
     if other is None:
         return policy, scoring.of_start(policy)
     return policy, scoring.of_other(policy, *other)
+
+
+def check_runs(spec: Spec, policy: Policy) -> None:
+    """BadInput where the model cannot be run in the way that was asked for."""
+    if policy.padded_because and parallel.world() > 1:
+        raise BadInput(
+            f"several processes cannot train this model together: {policy.padded_because}; run "
+            "it in one process"
+        )
+    idle = [name for name in ("activation_checkpointing", "compile") if getattr(spec, name)]
+    if idle and not decoder_layers(policy.base):
+        raise BadInput(
+            f"{' and '.join(idle)} would do nothing: {policy.base.config.model_type} models have "
+            "no layers that this trainer can tell apart"
+        )
 
 
 def say_early(round_: Round) -> None:
@@ -156,6 +176,15 @@ def say_early(round_: Round) -> None:
         )
     if not round_.dataset.held_out:
         round_.event("warning", message="no prompt is held out, so there is no held-out accuracy")
+    if round_.spec.ties == "rao_kupper" and round_.dataset.tie_nu == 1:
+        round_.event("warning", message="no vote to train on is a tie: modelling ties does nothing")
+    evaluations = math.ceil(round_.total / round_.spec.eval_every)
+    if round_.spec.early_stopping is not None and evaluations <= round_.spec.early_stopping:
+        round_.event(
+            "warning",
+            message=f"early_stopping {round_.spec.early_stopping} is never reached in "
+            f"{evaluations} evaluations: lower eval_every",
+        )
     if round_.spec.warmup_steps >= round_.total:
         round_.event(
             "warning",
@@ -220,6 +249,13 @@ def log_held_out(round_: Round) -> dict[str, float] | None:
     batches = held_out_batches(round_.dataset, round_.spec)
     held_out = evaluate(round_.policy, batches, round_.reference.logps, round_.objective)
     if held_out is not None:
+        bad = [name for name, value in held_out.items() if not math.isfinite(value)]
+        if bad:
+            raise Refused(
+                f"held-out {bad[0]} after step {round_.step} is not finite: the policy has "
+                "diverged. Lower learning_rate; earlier checkpoints are kept",
+                step=round_.step,
+            )
         round_.log({"held_out": held_out})
     return held_out
 
@@ -245,8 +281,10 @@ def save(round_: Round) -> None:
     parameters = round_.policy.trainable()
     saved = Checkpoint(
         step=round_.step,
-        weights=checkpoints.gathered(parameters),
-        optimizer=checkpoints.gathered(checkpoints.optimizer_tensors(round_.optimizer, parameters)),
+        weights=checkpoints.in_one_piece(parameters),
+        optimizer=checkpoints.in_one_piece(
+            checkpoints.optimizer_tensors(round_.optimizer, parameters)
+        ),
         reference=round_.reference.logps,
         state={
             "origin": round_.origin,
@@ -284,7 +322,11 @@ def finish(round_: Round) -> None:
     )
     if parallel.leads():
         shutil.rmtree(beside, ignore_errors=True)
-    export(round_.policy, round_.spec, round_.tokenizer, beside, card)
+    try:
+        export(round_.policy, round_.spec, round_.tokenizer, beside, card)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)  # its space is needed to record the error
+        raise
     if not parallel.leads():
         return
     replace_dir(beside, files.policy)
@@ -300,9 +342,13 @@ def finish(round_: Round) -> None:
 
 
 def take_best(round_: Round, step: int) -> None:
-    """Put the weights back that agreed with most held-out pairs."""
+    """Put the weights back that agreed with most held-out pairs, unless they were lost."""
     if step != round_.step:
-        saved = checkpoints.of_step(round_.files.checkpoints, step)
+        try:
+            saved = checkpoints.of_step(round_.files.checkpoints, step)
+        except RunDirError as error:
+            round_.event("warning", message=f"the last step is kept, not the best: {error}")
+            return
         checkpoints.restore(saved, round_.optimizer, round_.policy.trainable())
     round_.results["best_step"] = step
     round_.results["held_out_after"] = round_.results["held_out_best"]

@@ -154,10 +154,15 @@ def _check_shape(spec: Spec) -> None:
         )
 
 
+def decoder_layers(model: Any) -> list[torch.nn.Module]:
+    """The layers that are sharded, compiled and recomputed one by one: transformers marks them."""
+    return [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+
+
 def _ready(model: Any, spec: Spec) -> Policy:
     """Evaluation mode throughout: no dropout, in training too; gradients do not depend on it."""
     device = pick_device()
-    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    layers = decoder_layers(model)
     for layer in layers:
         if spec.activation_checkpointing:
             layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -29,6 +29,13 @@ def join() -> None:
         distributed.init_process_group("gloo")
 
 
+def leave() -> None:
+    """Wait for the others and leave the process group: one that just ended would abort them."""
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def world() -> int:
     """How many processes train together."""
     return distributed.get_world_size() if distributed.is_initialized() else 1

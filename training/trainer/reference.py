@@ -6,17 +6,19 @@ of all the one it has trained.
 
 import gc
 import math
+import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from jobs.run_dir import StopRequest, append_event
-from training.trainer.batches import Batch, chunks, epoch_batches, packs
+from training.trainer.batches import Batch, chunks, epoch_batches
 from training.trainer.config import Spec
 from training.trainer.data import Dataset, Group
 from training.trainer.evaluate import of_pairs
-from training.trainer.logps import batch_logps, plain_logps
+from training.trainer.logps import batch_logps, passes, plain_logps
 from training.trainer.model import (
     Policy,
     check_fits,
@@ -25,16 +27,19 @@ from training.trainer.model import (
     source_digest,
 )
 from training.trainer.objectives import Objective, pair_losses
-from training.trainer.parallel import added_up, anyone, from_leader, leads, shared
+from training.trainer.parallel import added_up, anyone, from_leader, leads, shared, world
 from training.trainer.reference_cache import LogpCache, recheck_share, scoring_identity
 from training.trainer.run_dir import Refused, RoundFiles, Stopped
 
 RECHECKED = 0.01  # share of the groups found in the cache that are scored again
-# How far two ways to the same number may differ: in a loss, and in a logp (relative). EXACT holds
-# where step 0 repeats the reference's own passes bit for bit.
+# How far step 0's loss may be from what it must be, relative to the larger of it and 1, where the
+# step repeats the reference's own passes.
 EXACT = 1e-5
-LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
+# How far two ways to the same logp may differ: relative to it, and as noise in nats, which a loss
+# multiplies by its slope.
 LOGP_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
+LOGP_NOISE = {"float32": 1e-3, "bfloat16": 0.5}
+SIGN_OF_LIFE_S = 60.0  # between events, and between writes to the cache, in a long pass
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,7 @@ class ReferencePass:
         logps, cached = self.score_all(policy)
         first = first_batches(self.dataset, self.spec)[0]
         check_logps(policy, first, logps)
-        tolerance = LOSS_TOLERANCE[self.spec.dtype] if cached else EXACT
-        return Reference(logps, self.loss(first, logps[first.rows], logps[first.rows]), tolerance)
+        return self.expected(first, logps[first.rows], logps[first.rows], logps, exact=not cached)
 
     def of_frozen(self, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Logps of a reference that is loaded for this and freed: of all responses, and plain
@@ -97,32 +101,48 @@ class ReferencePass:
         batch = first_batches(self.dataset, self.spec)[0]
         with torch.no_grad():
             start = plain_logps(policy, batch.branches).cpu()
-        return Reference(logps, self.loss(batch, start, plain), LOSS_TOLERANCE[self.spec.dtype])
+        return self.expected(batch, start, plain, logps, exact=False)
 
-    def loss(self, batch: Batch, policy: torch.Tensor, reference: torch.Tensor) -> float:
-        """The mean loss of a batch's pairs from its responses' logps, each (n,)."""
+    def expected(
+        self,
+        batch: Batch,
+        policy: torch.Tensor,
+        reference: torch.Tensor,
+        logps: torch.Tensor,
+        *,
+        exact: bool,
+    ) -> Reference:
+        """What step 0's loss must be, by a batch's logps (n,) under policy and reference.
+
+        Unless `exact`, it may be off by what noise in the logps makes of it: Σ |∂L/∂logp|·noise.
+        """
+        leaves = policy.clone().requires_grad_()
         scores = pair_losses(
             self.objective,
-            of_pairs(policy, batch),
+            of_pairs(leaves, batch),
             of_pairs(reference, batch),
             of_pairs(batch.lengths, batch),
             batch.outcome,
         )
-        return float(scores.loss.mean())
+        loss = scores.loss.double().mean()
+        (slopes,) = torch.autograd.grad(loss, leaves)
+        noise = 0.0 if exact else LOGP_NOISE[self.spec.dtype] * float(slopes.abs().sum())
+        tolerance = noise + EXACT * max(1.0, abs(float(loss.detach())))
+        return Reference(logps, float(loss.detach()), tolerance)
 
     def score_all(self, policy: Policy) -> tuple[torch.Tensor, bool]:
         """(responses,) logps of all responses, and whether any came from the cache.
 
         A share of what the cache holds is scored again; where that differs the round is refused.
         """
-        identity = scoring_identity(policy, source_digest(self.spec.reference))
+        identity = scoring_identity(policy, self.spec, source_digest(self.spec.reference))
         cache = LogpCache(self.spec.reference_cache, identity)
         groups = [g for batch in self._batches() for g in batch.groups]
         known = from_leader(cache.read(groups) if leads() else {})
         held = [g for g in groups if all(at in known for at in _places(g))]
         again = {g.id for g in recheck_share(held, RECHECKED)}
         fresh = {g.id for g in groups} - {g.id for g in held}
-        logps = self._score(policy, fresh | again)
+        logps = self._score(policy, cache, fresh, again)
         for group in held:
             values = torch.tensor([known[at] for at in _places(group)])
             if group.id in again:
@@ -130,7 +150,7 @@ class ReferencePass:
             logps[_places(group)] = values
         _check_finite(logps, groups)
         if leads():
-            cache.write([g for g in groups if g.id in fresh], logps)
+            self._keep(cache, [g for g in groups if g.id in fresh], logps)
             if held:
                 append_event(
                     self.files.root,
@@ -148,20 +168,44 @@ class ReferencePass:
         ]
 
     @torch.no_grad()
-    def _score(self, policy: Policy, wanted: set[str]) -> torch.Tensor:
-        """(responses,) logps of the wanted groups' responses, 0 elsewhere."""
+    def _score(
+        self, policy: Policy, cache: LogpCache, fresh: set[str], again: set[str]
+    ) -> torch.Tensor:
+        """(responses,) logps of these groups' responses, 0 elsewhere; `fresh` ones are cached."""
         logps = torch.zeros(self.dataset.responses)
+        done: list[Group] = []
+        said = time.monotonic()
         for batch in self._batches():
             if anyone(self.stop.requested):
-                raise Stopped("stopped before the first step; nothing is lost, run it again")
-            part = Batch(tuple(group for group in batch.groups if group.id in wanted))
+                if world() == 1:
+                    self._keep(cache, done, logps)
+                raise Stopped("stopped before the first step; run it again")
+            part = Batch(tuple(g for g in batch.groups if g.id in fresh or g.id in again))
             if not part.groups:
                 continue
-            for pack, mine in shared(packs(part, policy.pack_tokens)):
+            for pack, mine in shared(passes(policy, part)):
                 values = batch_logps(policy, pack).cpu()
                 if mine:
                     logps[pack.rows] = values
+            done += [group for group in part.groups if group.id in fresh]
+            if leads() and time.monotonic() - said > SIGN_OF_LIFE_S:
+                append_event(self.files.root, "reference_pass", groups=len(done), of=len(fresh))
+                if world() == 1:
+                    self._keep(cache, done, logps)
+                said = time.monotonic()
         return added_up(logps)
+
+    def _keep(self, cache: LogpCache, groups: list[Group], logps: torch.Tensor) -> None:
+        """Write to the cache. A round goes on without it: it only saves later ones their time."""
+        try:
+            cache.write([g for g in groups if logps[_places(g)].isfinite().all()], logps)
+        except (sqlite3.Error, OSError) as error:
+            append_event(
+                self.files.root,
+                "warning",
+                message=f"reference log-probabilities could not be cached ({error}); later rounds "
+                "will compute them again",
+            )
 
 
 def _places(group: Group) -> list[int]:

@@ -10,29 +10,35 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.trainer import attention, head, logps, tree
+from training.trainer import attention, head, logps, model, tree
+from training.trainer.config import Spec
 from training.trainer.data import Group
 from training.trainer.model import Policy
 from training.trainer.run_dir import BadInput, library_versions
 
-SCORING_CODE = (attention, head, logps, tree)
+SCORING_CODE = (attention, head, logps, model, tree)
 TABLE = "CREATE TABLE IF NOT EXISTS logps (key BLOB PRIMARY KEY, logp REAL) WITHOUT ROWID"
 WAIT_S = 60.0  # for another round that writes to the same file
 LOOKUP = 500  # keys in one query
 
 
-def scoring_identity(policy: Policy, digest: str) -> dict[str, Any]:
-    """All that decides a logp besides the tokens. `digest` is of the policy's weights."""
+def scoring_identity(policy: Policy, spec: Spec, digest: str) -> dict[str, Any]:
+    """All that decides a logp besides the tokens. `digest` is of the weights' files.
+
+    bfloat16 is two things: weights that are stored so, and fp32 ones that are multiplied so.
+    """
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in SCORING_CODE)
     return {
         "weights": digest,
         "dtype": policy.dtype,
+        "stored": str(policy.head_weight.dtype),
+        "compiled": spec.compile,
         "device": policy.device.type,
         "shares_prompts": policy.shares_prompts,
         "code": hashlib.sha256(code).hexdigest(),
@@ -55,7 +61,7 @@ class LogpCache:
         for group, i, response in _responses(groups):
             keys.setdefault(self._key(group, response), []).append(group.offset + i)
         known: dict[int, float] = {}
-        with self._open() as connection:
+        with self._named_errors(), self._open() as connection:
             wanted = list(keys)
             for at in range(0, len(wanted), LOOKUP):
                 part = wanted[at : at + LOOKUP]
@@ -82,15 +88,19 @@ class LogpCache:
         return hashlib.sha256(self.prefix + tokens).digest()
 
     def _open(self) -> "closing[sqlite3.Connection]":
+        connection = sqlite3.connect(str(self.path), timeout=WAIT_S)
+        connection.execute(TABLE)
+        return closing(connection)
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
         try:
-            connection = sqlite3.connect(str(self.path), timeout=WAIT_S)
-            connection.execute(TABLE)
+            yield
         except sqlite3.DatabaseError as error:
             raise BadInput(
                 f"the cache of reference log-probabilities {self.path} cannot be used ({error}); "
                 "it may be deleted at any time, the next round fills it again"
             ) from error
-        return closing(connection)
 
 
 def _responses(groups: Iterable[Group]) -> Iterator[tuple[Group, int, tuple[int, ...]]]:

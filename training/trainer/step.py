@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import torch
 
-from training.trainer.batches import Batch, packs
+from training.trainer.batches import Batch
 from training.trainer.config import Spec
 from training.trainer.data import pair_ids
 from training.trainer.evaluate import Scored, scoring, summary
 from training.trainer.head import LossOf
-from training.trainer.logps import add_gradients
+from training.trainer.logps import add_gradients, passes
 from training.trainer.model import Policy
 from training.trainer.parallel import gathered, shared, whole
 from training.trainer.reference import check_first_loss
@@ -56,7 +56,7 @@ def accumulate(round_: Round, batch: Batch) -> list[Scored]:
     round_.optimizer.zero_grad(set_to_none=True)
     begin_sparse_gradient(round_.policy)
     turns: list[list[Scored]] = []
-    for pack, mine in shared(packs(batch, round_.policy.pack_tokens)):
+    for pack, mine in shared(passes(round_.policy, batch)):
         loss_of: LossOf = no_loss
         if mine:
             turns.append([])
@@ -98,7 +98,7 @@ def build_optimizer(spec: Spec, policy: Policy) -> torch.optim.Optimizer:
 def begin_sparse_gradient(policy: Policy) -> None:
     """Give an embedding whose backward pass is sparse a dense gradient to add to."""
     embedding = policy.model.get_input_embeddings()
-    if embedding.sparse:
+    if getattr(embedding, "sparse", False):  # an adapter's embedding does not say
         embedding.weight.grad = torch.zeros_like(embedding.weight)
 
 

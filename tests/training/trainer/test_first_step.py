@@ -122,6 +122,29 @@ def test_trap_9_a_reference_from_other_weights_is_refused(make_round, llama_dir,
     assert run(make_round()) == 3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("held_to", ["start", "other"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "ipo", "logratio": "sum", "beta": 0.003},
+        {"objective": "ipo", "logratio": "mean", "beta": 0.1},
+        {"objective": "hinge", "beta": 2.0},
+        {"objective": "robust", "label_noise": 0.2},
+        {"objective": "simpo", "target_margin": 1.0, "beta": 2.0},
+        {"length_penalty": 0.05},
+        {"chosen_floor": 50.0, "beta": 1.0},
+        {"ties": "rao_kupper", "tie_nu": 2.0},
+    ],
+)
+def test_every_objective_starts_where_it_must(make_round, other_dir, options, held_to, dtype):
+    """Also where a loss in the thousands, or a steep one, makes much of the last digit."""
+    given = dict(options, dtype=dtype, epochs=1, sample_prompts=0)
+    if held_to == "other":
+        given["reference"] = {"model": str(other_dir), "adapter": None}
+    assert run(make_round(**given)) == 0
+
+
 def test_step_0_tolerates_rounding_and_nothing_else():
     reference = Reference(torch.zeros(1), math.log(2), 1e-5)
     check_first_loss(math.log(2) + 9e-6, reference)

@@ -47,7 +47,7 @@ def test_gradients_by_hand_are_autograds_however_logits_are_chunked(sizes, token
     ours = Head(weight, hidden)
     ours.together_tokens = tokens
     ours.group_tokens = whole
-    logps = head_logps(ours, hidden, targets, lengths)
+    logps = head_logps(ours, hidden, targets, batch)
     gradient = head_gradient(ours, hidden, targets, batch, curved)
 
     leaf, matrix = hidden.clone().requires_grad_(), weight.detach().clone().requires_grad_()

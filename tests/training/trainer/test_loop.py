@@ -1,6 +1,7 @@
 """A round from start to end in this process, and how it ends when it cannot go on."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from jobs.run_dir import read_json
 from tests.training.trainer.builders import events_of, ranked_row, votes
 from training.trainer import loop
 from training.trainer.__main__ import main
+from training.trainer.stopping import Best
 
 
 def run(run_dir: Any) -> int:
@@ -39,6 +41,44 @@ def test_no_memory_and_no_disk_end_with_advice(make_round, monkeypatch, error, c
     (event,) = events_of(run_dir, "error")
     assert advice in event["message"]
     assert event["exit"] == code
+
+
+def test_a_policy_that_diverges_is_refused_when_it_is_looked_at(make_round, monkeypatch):
+    """Its last step was finite, and what came of it is not."""
+    evaluate = loop.evaluate
+
+    def diverged(policy: Any, *given: Any) -> Any:
+        held_out = evaluate(policy, *given)
+        return held_out | ({"loss": math.nan} if list(run_dir.glob("metrics.jsonl")) else {})
+
+    monkeypatch.setattr(loop, "evaluate", diverged)
+    run_dir = make_round(eval_every=1)
+    assert run(run_dir) == 3
+    (error,) = events_of(run_dir, "error")
+    assert "after step 1 is not finite" in error["message"]
+
+
+def test_settings_that_this_data_leaves_without_effect_are_said(make_round):
+    run_dir = make_round(ties="rao_kupper", early_stopping=9, epochs=1)
+    assert run(run_dir) == 0
+    said = " ".join(event["message"] for event in events_of(run_dir, "warning"))
+    assert "no vote to train on is a tie" in said
+    assert "early_stopping 9 is never reached in 1 evaluations" in said
+
+
+def test_a_best_checkpoint_that_was_lost_leaves_the_last_step(make_round, monkeypatch):
+    monkeypatch.setattr(Best, "after", lambda self, step, accuracy: Best(self.step or step, 1.0))
+    run_dir = make_round(keep="best", checkpoint_every=1, keep_checkpoints=1, eval_every=1)
+    finish = loop.finish
+
+    def after_a_loss(round_: Any) -> None:
+        (run_dir / "checkpoints" / "step-00000001" / "weights.safetensors").write_bytes(b"rot")
+        finish(round_)
+
+    monkeypatch.setattr(loop, "finish", after_a_loss)
+    assert run(run_dir) == 0
+    assert "the last step is kept" in events_of(run_dir, "warning")[0]["message"]
+    assert results(run_dir).get("best_step") is None
 
 
 def test_a_spec_that_was_edited_wrongly_is_exit_2(make_round):

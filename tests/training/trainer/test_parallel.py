@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.run_dir import read_json
-from tests.training.trainer.builders import events_of, metrics_of, ranked_row
+from tests.training.trainer.builders import as_policy, events_of, make_model, metrics_of, ranked_row
 from tests.training.trainer.killing import at_step, run_in_child
-from training.trainer import parallel
+from training.trainer import loop, parallel
 from training.trainer.__main__ import main
+from training.trainer.config import load_spec
+from training.trainer.run_dir import BadInput
 
 LIMIT_S = 120
 
@@ -87,6 +89,14 @@ def test_a_round_that_one_process_began_goes_on_in_two(make_round, other_dir):
     assert [event["processes"] for event in events_of(two, "start")] == [1, 2]
     configs = [read_json(run_dir / "policy" / "adapter_config.json") for run_dir in (one, two)]
     assert configs[0] == configs[1]
+
+
+def test_a_model_that_must_be_padded_is_refused_by_several_processes(make_round, monkeypatch):
+    """Its passes are cut by length, so processes would wait for each other for ever."""
+    monkeypatch.setattr(parallel, "world", lambda: 2)
+    policy = as_policy(make_model("llama"), padded=True)
+    with pytest.raises(BadInput, match="several processes cannot train this model"):
+        loop.check_runs(load_spec(make_round() / "spec.json"), policy)
 
 
 def test_turns_are_dealt_out_and_gathered_in_order(monkeypatch):

@@ -3,6 +3,7 @@
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,8 +32,11 @@ LOGPS = torch.tensor([-1.25, -2.1, -300.0078125])
 POLICY = as_policy(make_model("llama"))
 
 
-def cache_at(path: Path, policy: Any = POLICY, digest: str = "weights") -> LogpCache:
-    return LogpCache(str(path), scoring_identity(policy, digest))
+def cache_at(
+    path: Path, policy: Any = POLICY, digest: str = "weights", *, compiled: bool = False
+) -> LogpCache:
+    spec: Any = SimpleNamespace(compile=compiled)
+    return LogpCache(str(path), scoring_identity(policy, spec, digest))
 
 
 def test_values_come_back_bit_for_bit(tmp_path):
@@ -52,6 +56,8 @@ def test_trap_11_whatever_decides_a_logp_is_in_its_key(tmp_path, monkeypatch):
         cache_at(path, replace(POLICY, dtype="bfloat16")),
         cache_at(path, replace(POLICY, padded_because="reasons")),
         cache_at(path, replace(POLICY, device=torch.device("cuda"))),
+        cache_at(path, replace(POLICY, model=make_model("llama").bfloat16())),
+        cache_at(path, compiled=True),
     ]
     with monkeypatch.context() as patch:
         versions = {"torch": "3.0"}
@@ -155,6 +161,34 @@ def test_a_value_that_is_not_what_the_reference_says_is_refused(make_round, tmp_
     second = make_round("second", reference_cache=str(path), epochs=1)
     assert run(second) == 3
     assert "delete the cache" in events_of(second, "error")[0]["message"]
+
+
+def test_a_cache_that_cannot_be_written_costs_later_rounds_their_time_and_no_more(
+    make_round, tmp_path, monkeypatch
+):
+    def full(*_: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(LogpCache, "write", full)
+    run_dir = make_round(reference_cache=str(tmp_path / "logps.sqlite3"), epochs=1)
+    assert run(run_dir) == 0
+    assert "could not be cached" in events_of(run_dir, "warning")[0]["message"]
+
+
+def test_a_long_pass_gives_signs_of_life_and_keeps_what_it_has(make_round, tmp_path, monkeypatch):
+    """Stopped on its way, it is not begun anew."""
+    monkeypatch.setattr(reference_module, "SIGN_OF_LIFE_S", 0.0)
+    shared = {"reference_cache": str(tmp_path / "logps.sqlite3"), "epochs": 1}
+    first = make_round("first", **shared)
+    seen = scored_groups(monkeypatch)
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(reference_module, "anyone", lambda _flag: len(seen) >= 6)
+        assert run(first) == 75
+    assert [event["groups"] for event in events_of(first, "reference_pass")] == [3, 6]
+    seen.clear()
+    assert run(first) == 0
+    assert len(seen) == 6 + 1
 
 
 def test_a_file_that_is_no_cache_is_named(make_round, tmp_path):
