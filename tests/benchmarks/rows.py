@@ -50,9 +50,7 @@ class Lengths:
 # tokens is 1.1, 1.5, 1.9 and 2.3 at batches of 1, 2, 4 and 8.
 HH_LIKE = Lengths(prompt=134, responses=(45, 57))
 LONG_PROMPTS = Lengths(prompt=134, responses=(50, 50, 50, 50))
-# About 350 tokens a response once those over the limit are cut, which is a third of them, as
-# samplers with a limit give.
-LONG_ANSWERS = Lengths(prompt=30, responses=(420,) * 4, own_shape=4.0, row_shape=20.0)
+LONG_ANSWERS = Lengths(prompt=30, responses=(350,) * 4)
 
 
 def made_rankings(lengths: Lengths, count: int, *, max_length: int, seed: int = 0) -> list[Ranking]:

@@ -35,7 +35,9 @@ from tests.benchmarks.variants import (
     GROUPED,
     MAX_LENGTH,
     PREFLOOP,
+    RANKED_MAX_LENGTH,
     Variant,
+    ranked,
 )
 
 POOL = 2000  # rankings; batches are samples of these
@@ -89,9 +91,9 @@ def measure(options: Options) -> Report:
     )
 
 
-def made(lengths: Lengths) -> list[Ranking]:
+def made(lengths: Lengths, *, max_length: int = MAX_LENGTH) -> list[Ranking]:
     """The generated rows."""
-    return made_rankings(lengths, POOL, max_length=MAX_LENGTH)
+    return made_rankings(lengths, POOL, max_length=max_length)
 
 
 def untimed(folder: Path, pairs: Sequence[Ranking], effort: Effort) -> Measured:
@@ -157,15 +159,17 @@ def on_pairs(folder: Path, pairs: Sequence[Ranking], effort: Effort) -> Measured
 
 def on_rankings(folder: Path, name: str, lengths: Lengths, bound: str, effort: Effort) -> Measured:
     """4-way rankings, which TRL trains on as six pairs each."""
+    rows = made(lengths, max_length=RANKED_MAX_LENGTH)
     suite = make_suite(
         name,
         folder / name,
-        made(lengths),
+        rows,
         size=4,
         steps=effort.long_steps,
         shape=SMALL,
         short_warmup=effort.short,
     )
-    variants = [PREFLOOP, DEFAULT]
-    suite.run(variants, turns=effort.long_turns)
-    return suite.measured(variants, suite.speed(f"speed_vs_trl_4way_{name}", DEFAULT, bound))
+    ours, theirs = ranked(PREFLOOP), ranked(DEFAULT)
+    suite.run([ours, theirs], turns=effort.long_turns)
+    figure = suite.speed(f"speed_vs_trl_4way_{name}", theirs, bound, ours=ours)
+    return suite.measured([ours, theirs], figure)

@@ -1,10 +1,11 @@
 """The settings of both trainers. What is not here is that trainer's default."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 MAX_LENGTH = 512
+RANKED_MAX_LENGTH = 1024  # the default of both trainers: long answers are skewed like others
 COMMON = {"learning_rate": 5e-5, "beta": 0.1, "max_grad_norm": 1.0, "weight_decay": 0.0}
 OURS = COMMON | {
     "epochs": 1,
@@ -59,6 +60,11 @@ GROUPED = Variant(
     settings=PRECOMPUTED,
     grouped=True,
 )
+
+
+def ranked(variant: Variant) -> Variant:
+    """The variant as it trains on rankings of four."""
+    return replace(variant, settings={**variant.settings, "max_length": RANKED_MAX_LENGTH})
 
 
 def arguments(variant: Variant, *, groups: int, pairs: int) -> dict[str, Any]:
