@@ -36,7 +36,7 @@ def write_rows(
     make_run_dir(run_dir, folder / "model", preferences, settings)
     spec = load_spec(RoundFiles(run_dir).spec)
     dataset = prepare(load_tokenizer(spec.policy), rows, spec)
-    if len(dataset.train) < len(rankings):
+    if len(dataset.train) < len(rankings) or dataset.report["dropped"]:
         raise SystemExit(f"rows were left out, so batches would differ: {dataset.report}")
     shuffled = list(chain(*(b.groups for b in first_epoch(dataset.train, spec))))
     rows_of = {group.id: rows[at] for group, at in zip(shuffled, range(len(rows)), strict=True)}

@@ -147,6 +147,7 @@ def make_suite(
     short_warmup: bool = False,
     other_reference: bool = False,
     gpu: bool = False,
+    ours: Variant = PREFLOOP,
 ) -> Suite:
     """`steps` batches that stand for a pool, written for both sides, after `warmup` others.
 
@@ -165,7 +166,7 @@ def make_suite(
         False: first + fair_sample(pool, size=size, count=steps),
         True: first + by_length(pool, size=size, count=steps),
     }
-    settings = arguments(PREFLOOP, groups=size, pairs=1)
+    settings = arguments(ours, groups=size, pairs=1)
     batches = {
         grouped: encoding.write_rows(folder, name, rows[grouped], settings)
         for grouped, name in GROUPED.items()

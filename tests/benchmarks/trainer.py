@@ -160,6 +160,7 @@ def on_pairs(folder: Path, pairs: Sequence[Ranking], effort: Effort) -> Measured
 def on_rankings(folder: Path, name: str, lengths: Lengths, bound: str, effort: Effort) -> Measured:
     """4-way rankings, which TRL trains on as six pairs each."""
     rows = made(lengths, max_length=RANKED_MAX_LENGTH)
+    ours, theirs = ranked(PREFLOOP), ranked(DEFAULT)
     suite = make_suite(
         name,
         folder / name,
@@ -168,8 +169,8 @@ def on_rankings(folder: Path, name: str, lengths: Lengths, bound: str, effort: E
         steps=effort.long_steps,
         shape=SMALL,
         short_warmup=effort.short,
+        ours=ours,
     )
-    ours, theirs = ranked(PREFLOOP), ranked(DEFAULT)
     suite.run([ours, theirs], turns=effort.long_turns)
     figure = suite.speed(f"speed_vs_trl_4way_{name}", theirs, bound, ours=ours)
     return suite.measured([ours, theirs], figure)
