@@ -123,7 +123,7 @@ def _chunks(head: Head, batch: Batch) -> Iterator[tuple[Batch, slice]]:
     """Whole groups whose logits are held at once, each with its place among the N tokens."""
     start = 0
     for chunk in packs(batch, head.together_tokens, cost=response_tokens):
-        at = slice(start, start + sum(map(len, chunk.responses)))
+        at = slice(start, start + sum(map(response_tokens, chunk.groups)))
         start = at.stop
         yield chunk, at
 

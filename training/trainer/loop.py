@@ -106,7 +106,7 @@ def start(files: RoundFiles, stop: StopRequest) -> Round:
 
 def check_held_out(spec: Spec, dataset: Dataset) -> None:
     """BadInput where the spec asks for what only held-out pairs can tell."""
-    asked = [name for name in ("early_stopping",) if getattr(spec, name) is not None]
+    asked = ["early_stopping"] if spec.early_stopping is not None else []
     asked += ["keep=best"] if spec.keep == "best" else []
     if asked and not dataset.held_out:
         raise BadInput(

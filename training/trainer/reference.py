@@ -149,16 +149,14 @@ class ReferencePass:
                 _check_cached(group, values, logps[_places(group)], policy.dtype)
             logps[_places(group)] = values
         _check_finite(logps, groups)
-        if leads():
-            self._keep(cache, [g for g in groups if g.id in fresh], logps)
-            if held:
-                append_event(
-                    self.files.root,
-                    "reference_cache",
-                    found=len(known),
-                    of=self.dataset.responses,
-                    checked_groups=len(again),
-                )
+        if leads() and held:
+            append_event(
+                self.files.root,
+                "reference_cache",
+                found=len(known),
+                of=self.dataset.responses,
+                checked_groups=len(again),
+            )
         return logps, bool(held)
 
     def _batches(self) -> list[Batch]:
@@ -171,14 +169,19 @@ class ReferencePass:
     def _score(
         self, policy: Policy, cache: LogpCache, fresh: set[str], again: set[str]
     ) -> torch.Tensor:
-        """(responses,) logps of these groups' responses, 0 elsewhere; `fresh` ones are cached."""
+        """(responses,) logps of these groups' responses, 0 elsewhere.
+
+        The `fresh` ones go into the cache: on the way where this process has all of them, else
+        when those of all processes are together.
+        """
         logps = torch.zeros(self.dataset.responses)
         done: list[Group] = []
+        kept = 0  # of those done
         said = time.monotonic()
         for batch in self._batches():
             if anyone(self.stop.requested):
                 if world() == 1:
-                    self._keep(cache, done, logps)
+                    self._keep(cache, done[kept:], logps)
                 raise Stopped("stopped before the first step; run it again")
             part = Batch(tuple(g for g in batch.groups if g.id in fresh or g.id in again))
             if not part.groups:
@@ -191,9 +194,13 @@ class ReferencePass:
             if leads() and time.monotonic() - said > SIGN_OF_LIFE_S:
                 append_event(self.files.root, "reference_pass", groups=len(done), of=len(fresh))
                 if world() == 1:
-                    self._keep(cache, done, logps)
+                    self._keep(cache, done[kept:], logps)
+                    kept = len(done)
                 said = time.monotonic()
-        return added_up(logps)
+        logps = added_up(logps)
+        if leads():
+            self._keep(cache, done[kept:], logps)
+        return logps
 
     def _keep(self, cache: LogpCache, groups: list[Group], logps: torch.Tensor) -> None:
         """Write to the cache. A round goes on without it: it only saves later ones their time."""
