@@ -9,9 +9,6 @@ from labeling.overview import GOOD_ROUND_PAIRS, ROUND_PAIRS
 from labeling.services.promoting import serving_policy
 from training.models import LIVE_ROUND_STATES
 
-MIN_PAIRS = ROUND_PAIRS  # one fact for the loop's page and for the gate
-FEW_PAIRS = GOOD_ROUND_PAIRS
-
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -51,11 +48,13 @@ def readiness(project: Project, pairs: PairCounts) -> list[Problem]:
         problems.append(Problem(text="No policy serves yet; register one first.", blocks=True))
     if project.rounds.filter(state__in=LIVE_ROUND_STATES).exists():
         problems.append(Problem(text="A round is waiting or running.", blocks=True))
-    if pairs.train < MIN_PAIRS:
-        missing = MIN_PAIRS - pairs.train
-        text = f"{missing} more decided pairs on the train side are needed (at least {MIN_PAIRS})."
+    if pairs.train < ROUND_PAIRS:
+        missing = ROUND_PAIRS - pairs.train
+        text = (
+            f"{missing} more decided pairs on the train side are needed (at least {ROUND_PAIRS})."
+        )
         problems.append(Problem(text=text, blocks=True))
-    elif pairs.train < FEW_PAIRS:
+    elif pairs.train < GOOD_ROUND_PAIRS:
         text = f"Only {pairs.train} decided pairs: expect a small change."
         problems.append(Problem(text=text, blocks=False))
     if pairs.held_out == 0:

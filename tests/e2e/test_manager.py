@@ -8,6 +8,7 @@ from django.utils import timezone
 from jobs import queue
 from jobs.run_dir import append_jsonl
 from labeling.models import PolicyState, Project, Role, Split, User
+from labeling.overview import ROUND_PAIRS
 from labeling.services.promoting import serving_policy
 from tests.builders import (
     judge,
@@ -19,7 +20,6 @@ from tests.builders import (
 )
 from tests.e2e.conftest import PHONE
 from training.models import Round, RoundState
-from training.readiness import MIN_PAIRS
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -29,7 +29,7 @@ def project(transactional_db) -> Project:
     project = make_project()
     make_policy(project=project, name="Starter", state=PolicyState.SERVING)
     annotator = make_user(role=Role.ANNOTATOR, project=project)
-    for _ in range(MIN_PAIRS):
+    for _ in range(ROUND_PAIRS):
         prompt = make_prompt(project=project, split=Split.TRAIN)
         judge(
             comparison=make_comparison(prompt=prompt, policy=project.policies.get()),
@@ -107,12 +107,12 @@ def test_filters_change_the_table_and_the_address_and_back_undoes_them(
     project: Project, manager: User, open_page
 ) -> None:
     page = open_page(manager, f"/p/{project.slug}/preferences/")
-    page.get_by_text(f"{MIN_PAIRS} pairs").wait_for()
+    page.get_by_text(f"{ROUND_PAIRS} pairs").wait_for()
     page.get_by_label("Outcome").select_option("no")
     page.get_by_text("Nothing matches").wait_for()
     assert "decided=no" in page.url
     page.go_back()
-    page.get_by_text(f"{MIN_PAIRS} pairs").wait_for()
+    page.get_by_text(f"{ROUND_PAIRS} pairs").wait_for()
     page.locator("details.skim-item summary").first.click()
     assert page.get_by_text("chosen is better").first.is_visible()
 

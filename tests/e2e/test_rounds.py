@@ -6,6 +6,7 @@ import pytest
 
 from jobs.run_dir import append_event
 from labeling.models import PolicyState, Project, Role, Split, User
+from labeling.overview import ROUND_PAIRS
 from tests.builders import (
     judge,
     make_comparison,
@@ -17,7 +18,6 @@ from tests.builders import (
 from tests.e2e.conftest import PHONE
 from tests.training.rounds import REPORT, RESULTS, SAMPLES, log_samples, log_steps, make_round
 from training.models import RoundState
-from training.readiness import MIN_PAIRS
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -32,7 +32,7 @@ def project(transactional_db) -> Project:
     project = make_project()
     make_policy(project=project, name="Starter", state=PolicyState.SERVING)
     annotator = make_user(role=Role.ANNOTATOR, project=project)
-    for _ in range(MIN_PAIRS):
+    for _ in range(ROUND_PAIRS):
         prompt = make_prompt(project=project, split=Split.TRAIN)
         judge(comparison=make_comparison(prompt=prompt), annotator=annotator)
     return project

@@ -11,7 +11,7 @@ from generation.models import Batch, BatchState
 from jobs import queue
 from jobs.models import WorkerSeen
 from labeling.models import PolicyState, Project, Role, Split
-from labeling.overview import GOOD_ROUND_PAIRS, ROUND_PAIRS, Overview, overview
+from labeling.overview import ROUND_PAIRS, Overview, overview
 from tests.builders import (
     judge,
     make_comparison,
@@ -22,7 +22,6 @@ from tests.builders import (
     make_user,
 )
 from training.models import Round, RoundState
-from training.readiness import FEW_PAIRS, MIN_PAIRS
 
 pytestmark = pytest.mark.django_db
 
@@ -192,7 +191,3 @@ def test_the_page_takes_few_queries_however_much_there_is(
         judged_pairs(project, number)
         with django_assert_max_num_queries(15):
             client.get(address)
-
-
-def test_the_loop_and_the_readiness_of_a_round_agree() -> None:
-    assert (ROUND_PAIRS, GOOD_ROUND_PAIRS) == (MIN_PAIRS, FEW_PAIRS)

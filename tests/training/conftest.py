@@ -4,6 +4,7 @@ import pytest
 from django.test import Client
 
 from labeling.models import PolicyState, Project, Role, Split
+from labeling.overview import ROUND_PAIRS
 from tests.builders import (
     judge,
     make_comparison,
@@ -12,7 +13,6 @@ from tests.builders import (
     make_prompt,
     make_user,
 )
-from training.readiness import MIN_PAIRS
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def project(db) -> Project:
 @pytest.fixture
 def ready(project: Project) -> Project:
     annotator = make_user(role=Role.ANNOTATOR, project=project)
-    for _ in range(MIN_PAIRS):
+    for _ in range(ROUND_PAIRS):
         prompt = make_prompt(project=project, split=Split.TRAIN)
         judge(comparison=make_comparison(prompt=prompt), annotator=annotator)
     return project
