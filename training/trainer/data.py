@@ -9,7 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from labeling.chat import ChatError, Message, end_token_ids, prompt_ids, response_ids
+from labeling.chat import (
+    ChatError,
+    Message,
+    end_token_ids,
+    prompt_ids,
+    response_ids,
+    response_text,
+)
 from training.trainer.config import Spec
 from training.trainer.objectives import fitted_nu, soft_label, tied_share
 from training.trainer.report import Report, summary
@@ -188,14 +195,15 @@ def encode_response(
 
     The ids that were sampled are the ones to train on, as long as they spell the text: encoding
     the text again may merge it into other tokens. A "cut" response hit its length limit and has
-    no end token; none is added, since that would teach the policy to stop in mid-sentence.
+    no end token; none is added, since that would teach the policy to stop in mid-sentence. A
+    response that a stop text ended is encoded: its ids spell the stop text, which is not its own.
     """
     ends = end_token_ids(tokenizer)
     if token_ids and max(token_ids) < len(tokenizer):
         ended = token_ids[-1] in ends
         body = token_ids[:-1] if ended else token_ids
         spelled = not set(body) & set(ends)
-        if spelled and tokenizer.decode(body, skip_special_tokens=True) == text:
+        if spelled and response_text(tokenizer, body) == text:
             return tuple(token_ids), "sampled" if ended else "cut"
     return tuple(response_ids(tokenizer, messages, text)), "encoded"
 

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from jobs.run_dir import append_event
-from labeling.chat import Message, prompt_ids
+from labeling.chat import Message, end_token_ids, prompt_ids, response_text
+from tests.chat_templates import FAMILIES, tokenizer_of
 from tests.training.trainer.builders import TEMPLATE, make_tokenizer, ranked_row, votes
 from training.trainer.config import DEFAULTS, PolicySource, Spec
-from training.trainer.data import Dataset, Group, is_held_out, prepare
+from training.trainer.data import Dataset, Group, encode_response, is_held_out, prepare
 from training.trainer.run_dir import BadInput
 
 TOKENIZER = make_tokenizer()
@@ -188,3 +189,55 @@ def test_rows_without_a_split_follow_their_prompts_named_side():
     rows = [ranked_row(4), ranked_row(4) | {"id": "again", "split": None}, ranked_row(1)]
     data = prepared(*rows, held_out_share=0.0)
     assert [group.id for group in data.held_out] == ["comparison-4", "again"]
+
+
+# What was sampled, and what is trained on
+
+
+def encoded(tokenizer: Any, token_ids: list[int], text: str) -> tuple[tuple[int, ...], str]:
+    return encode_response(tokenizer, USER, id="r", text=text, token_ids=token_ids)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_sampled_response_is_used_as_it_is_whichever_of_its_tokens_ended_it(name):
+    tokenizer = tokenizer_of(name)
+    body = tokenizer.convert_tokens_to_ids(["t", "h", "e"])
+    for end in end_token_ids(tokenizer):
+        assert encoded(tokenizer, [*body, end], "the") == ((*body, end), "sampled")
+    assert encoded(tokenizer, body, "the") == (tuple(body), "cut")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_response_that_a_stop_text_ended_is_trained_on_without_it(name):
+    tokenizer = tokenizer_of(name)
+    for stop in ("User:", " User:", "\n\nUser:"):
+        sampled = tokenizer.encode(f"the answer{stop}", add_special_tokens=False)
+        ids, source = encoded(tokenizer, sampled, "the answer")
+        assert source == "encoded"
+        assert response_text(tokenizer, ids[:-1]) == "the answer"
+        assert ids[-1] == end_token_ids(tokenizer)[0]
+
+
+def test_ids_that_go_on_after_an_end_token_are_not_believed():
+    tokenizer = tokenizer_of("llama3")
+    (letter,) = tokenizer.convert_tokens_to_ids(["t"])
+    turn_end, eos = end_token_ids(tokenizer)
+    for sampled in ([letter, eos, turn_end], [letter, turn_end, letter, turn_end]):
+        assert encoded(tokenizer, sampled, "t") == ((letter, turn_end), "encoded")
+
+
+def test_ids_of_bytes_that_the_record_replaced_are_believed():
+    nul = TOKENIZER.encode("a\x00b", add_special_tokens=False)
+    half = TOKENIZER.encode("é", add_special_tokens=False)[:1]
+    for body in (nul, half):
+        text = response_text(TOKENIZER, body)
+        assert "\ufffd" in text
+        sampled = [*body, TOKENIZER.eos_token_id]
+        assert encoded(TOKENIZER, sampled, text) == (tuple(sampled), "sampled")
+
+
+def test_a_prompt_that_spells_a_special_token_is_dropped_with_its_reason():
+    spelt: list[Message] = [{"role": "user", "content": "what is <|assistant|>?"}]
+    data = prepared(row("a", "b"), row("a", "b", id="bad", prompt=spelt))
+    assert data.report["dropped"] == {"template": 1}
+    assert "bad: message 1: it spells <|assistant|>" in data.report["template_errors"][0]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from labeling.chat import prompt_ids
+from labeling.chat import prompt_ids, response_text
 from tests.training.trainer.builders import TEMPLATE, make_tokenizer
 from tests.training.trainer.test_data import (
     END,
@@ -77,7 +77,7 @@ def test_trap_3_over_many_templates_one_bos_one_end_and_nothing_after_it(templat
         assert tokenizer.encode("yes")[0] == bos
     texts = ["yes, the answer", "no"]
     group = only(prepared(row(*texts), tokenizer=tokenizer))
-    assert group.prompt.count(bos) == ("bos_token" in template)
+    assert group.prompt.count(bos) == ("bos_token" in template or adds_bos)
     assert bos not in group.prompt[1:]
     for response, text in zip(group.responses, texts, strict=True):
         assert bos not in response
@@ -115,7 +115,7 @@ def test_trap_4_every_text_keeps_its_letters(text):
 )
 def test_trap_4_the_ids_trained_are_the_ids_sampled(body, ended):
     """Whatever the policy sampled, also what no encoder would give for that text."""
-    text = TOKENIZER.decode(body, skip_special_tokens=True)
+    text = response_text(TOKENIZER, body)
     sampled = [*body, END] if ended else body
     ids, source = encode_response(TOKENIZER, USER, id="r", text=text, token_ids=sampled)
     assert (list(ids), source) == (sampled, "sampled" if ended else "cut")
