@@ -51,6 +51,11 @@ def renewal_seconds() -> float:
     return lease_seconds() * 8 / 30
 
 
+def forget(job_id: int) -> None:
+    """Drop a job that succeeded, where nothing will ask about it again."""
+    Job.objects.filter(pk=job_id, state=JobState.SUCCEEDED).delete()
+
+
 def enqueue(
     *,
     kind: str,

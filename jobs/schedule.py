@@ -76,4 +76,6 @@ def _fire(schedule: Any) -> bool:
         logger.info("schedule %s is left out this time: %s", schedule, already)
         return False
     this.update(last_job=job)
+    if schedule.last_job_id is not None:
+        queue.forget(schedule.last_job_id)  # one that fires each minute would fill the table
     return True

@@ -101,8 +101,8 @@ def parse_file(file: BinaryIO, row_of: Callable[[dict[str, Any]], RowT]) -> Pars
 def prompt_row(row: Mapping[str, Any]) -> PromptRow:
     """A prompt from a row that holds text, chat messages or MT-Bench turns; BadRow otherwise.
 
-    Of several turns the first is the prompt and the others go into the metadata, as do all other
-    keys with a plain value.
+    Of several turns the first is the prompt and the others go into the metadata, as do how the
+    prompt wants to be sampled and all other keys with a plain value.
     """
     key = next((key for key in PROMPT_KEYS if row.get(key) is not None), None)
     if key is None:
@@ -118,6 +118,8 @@ def prompt_row(row: Mapping[str, Any]) -> PromptRow:
     if key == "turns":
         prompt, *later = _turns(prompt)
         metadata |= {"turns": later} if later else {}
+    if isinstance(others.get("sampling"), dict):
+        metadata["sampling"] = others["sampling"]  # the sampler checks what it says
     return PromptRow(
         messages=_prompt(prompt),
         external_id=external_id,

@@ -35,10 +35,23 @@ class Comparison(models.Model):
         GOLD = "gold", "Gold"
         EVALUATION = "evaluation", "Evaluation"
 
+    class Pairing(models.TextChoices):
+        """How generation chose the responses that stand side by side."""
+
+        RANDOM = "random", "Random"
+        ACROSS = "across", "Across policies"
+        DIFFERENT = "different", "Most different texts"
+        SMALLEST_MARGIN = "smallest_margin", "Smallest reward margin"
+        LARGEST_MARGIN = "largest_margin", "Largest reward margin"
+        BEST_OF_N = "best_of_n", "Best of n against random"
+
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
     prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="comparisons")
     purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.STANDARD)
     state = models.CharField(max_length=16, choices=State, default=State.OPEN)
+    pairing = models.CharField(
+        max_length=16, choices=Pairing, blank=True, help_text="Empty where people chose."
+    )
     overlap = models.PositiveSmallIntegerField()
     judged = models.PositiveSmallIntegerField(default=0)
     priority = models.SmallIntegerField(default=0)

@@ -46,6 +46,14 @@ class Prompt(models.Model):
     digest = models.CharField(max_length=64)
     split = models.CharField(max_length=8, choices=Split)
     metadata = models.JSONField(default=dict, blank=True)
+    continues = models.OneToOneField(
+        "Response",
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        related_name="continuation",
+        help_text="The response after which the user goes on, where this is a later turn.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -57,7 +57,8 @@ def next_assignment(*, project: Project, annotator: User) -> Assignment | None:
 def assignment_of(lease: Lease) -> Assignment:
     """What the holder of a lease sees."""
     comparison = lease.comparison
-    slots = list(comparison.slots.select_related("response").defer("response__token_ids"))
+    responses = comparison.slots.select_related("response")
+    slots = list(responses.defer("response__token_ids", "response__sampling"))
     order = shown_order(comparison.pk, lease.annotator_id, len(slots))
     return Assignment(lease=lease, comparison=comparison, slots=[slots[i] for i in order])
 

@@ -6,6 +6,7 @@ from typing import Any
 from django.db.models import Count, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
+from labeling.chat import Message
 from labeling.models import (
     Comparison,
     Judgment,
@@ -32,13 +33,27 @@ def breaches() -> Iterator[str]:
 
 
 def _prompts() -> Iterator[str]:
-    rows = Prompt.objects.values_list("pk", "messages", "digest", "split", "project_id")
+    fields = ("pk", "messages", "digest", "split", "project_id", "continues")
     percents = dict(Project.objects.values_list("pk", "held_out_percent"))
-    for pk, messages, digest, split, project in rows.iterator(CHUNK):
+    rows = Prompt.objects.values_list(*fields)
+    for pk, messages, digest, split, project, continues in rows.iterator(CHUNK):
         if digest != prompt_digest(messages):
             yield f"prompt {pk}: its digest is not that of its messages"
-        if split != split_of(digest, percents[project]):
+        if continues is None and split != split_of(digest, percents[project]):
             yield f"prompt {pk}: it is on side {split}, which its digest does not say"
+
+
+def _continuations() -> Iterator[str]:
+    """Prompts that go on from a response are on the side of the prompt that it answered."""
+    answered = ("continues__prompt__messages", "continues__text", "continues__prompt__split")
+    rows = Prompt.objects.filter(continues__isnull=False)
+    for pk, messages, split, begun, text, side in rows.values_list(
+        "pk", "messages", "split", *answered
+    ).iterator(CHUNK):
+        if split != side:
+            yield f"prompt {pk}: it is on side {split}, the prompt that it continues is not"
+        if messages[:-1] != [*begun, Message(role="assistant", content=text)]:
+            yield f"prompt {pk}: it does not go on from the response that it names"
 
 
 def _responses() -> Iterator[str]:
@@ -145,6 +160,7 @@ def _policies() -> Iterator[str]:
 
 CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     _prompts,
+    _continuations,
     _responses,
     _slots,
     _overlaps,

@@ -19,6 +19,7 @@ class NewComparison:
     responses: Sequence[Response]
     purpose: Comparison.Purpose = Comparison.Purpose.STANDARD
     priority: int = 0
+    pairing: str = ""
 
 
 @transaction.atomic
@@ -38,6 +39,7 @@ def create_comparisons(
                 prompt_id=one.responses[0].prompt_id,
                 purpose=one.purpose,
                 priority=one.priority,
+                pairing=one.pairing,
                 overlap=overlap or project.overlap,
             )
             for one in wanted

@@ -130,7 +130,7 @@ def export_preferences(request: PageRequest, slug: str) -> StreamingHttpResponse
 def page_of(rows: QuerySet[Preference], place: QueryDict) -> KeysetPage:
     """The page after (`before` an id) or before (`after` an id) that place, else the first."""
     full = rows.select_related("comparison__prompt", "chosen__policy", "rejected__policy").defer(
-        "chosen__token_ids", "rejected__token_ids"
+        "chosen__token_ids", "chosen__sampling", "rejected__token_ids", "rejected__sampling"
     )
     before, after = _id(place.get("before")), _id(place.get("after"))
     if after is not None:

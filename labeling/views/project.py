@@ -3,6 +3,7 @@
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
 
+from labeling import pairing_worth
 from labeling.access import EVERYONE, project_for
 from labeling.models import Role
 from labeling.overview import overview
@@ -17,5 +18,9 @@ def project(request: PageRequest, slug: str) -> HttpResponse:
     role: Role = found.role  # type: ignore[attr-defined]
     if role in ELSEWHERE:
         return redirect(ELSEWHERE[role], slug=slug)
-    template = "labeling/project_loop.html" if request.htmx else "labeling/project.html"
-    return render(request, template, {"project": found, "loop": overview(found)})
+    context: dict[str, object] = {"project": found, "loop": overview(found)}
+    if request.htmx:
+        return render(request, "labeling/project_loop.html", context)
+    return render(
+        request, "labeling/project.html", context | {"worth": pairing_worth.report(found)}
+    )

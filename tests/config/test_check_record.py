@@ -2,8 +2,10 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from labeling.models import Comparison, Judgment, Preference, Prompt, Response
+from labeling.models.prompts import split_of
 from labeling.services.checking import breaches
-from tests.builders import judge, make_comparison
+from labeling.services.continuing import continue_conversations
+from tests.builders import judge, make_comparison, make_project, make_prompt, make_responses
 
 pytestmark = pytest.mark.django_db
 
@@ -35,6 +37,37 @@ def test_a_whole_record_passes(comparison, capsys) -> None:
 )
 def test_every_kind_of_damage_is_found_and_named(comparison, harm, words) -> None:
     harm()
+    assert any(words in breach for breach in breaches()), list(breaches())
+
+
+@pytest.fixture
+def continuation() -> Prompt:
+    prompt = make_prompt()
+    Prompt.objects.filter(pk=prompt.pk).update(metadata={"turns": ["And then?"]})
+    (made,) = continue_conversations(responses=make_responses(prompt=prompt))
+    return made
+
+
+def test_a_continuation_may_be_where_its_own_digest_would_not_put_it() -> None:
+    project = make_project(held_out_percent=50)
+    prompts = [make_prompt(project=project) for _ in range(20)]
+    Prompt.objects.update(metadata={"turns": ["And then?"]})
+    responses = [response for prompt in prompts for response in make_responses(prompt=prompt)]
+    made = continue_conversations(responses=responses)
+    assert any(prompt.split != split_of(prompt.digest, 50) for prompt in made)
+    assert list(breaches()) == []
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda made: {"split": "train" if made.split == "held_out" else "held_out"}, "on side"),
+        (lambda made: {"messages": made.messages[-1:]}, "does not go on from"),
+        (lambda made: {"digest": "0" * 64}, "digest"),
+    ],
+)
+def test_damage_to_a_continuation_is_found(continuation, harm, words) -> None:
+    Prompt.objects.filter(pk=continuation.pk).update(**harm(continuation))
     assert any(words in breach for breach in breaches()), list(breaches())
 
 

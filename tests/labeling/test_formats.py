@@ -75,6 +75,12 @@ def test_a_question_keeps_its_id_its_category_and_its_later_turns():
     assert row.unread == {"reference"}
 
 
+def test_a_prompt_keeps_how_it_wants_to_be_sampled():
+    row = prompt_row({"prompt": Q, "sampling": {"max_new_tokens": 400}, "system": "Be brief."})
+    assert row.metadata == {"sampling": {"max_new_tokens": 400}, "system": "Be brief."}
+    assert row.unread == frozenset()
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
