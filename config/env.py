@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,16 @@ def text(name: str, default: str = "") -> str:
         raise SettingError(f"{PREFIX}{name}_FILE: cannot read {path}: {error.strerror}") from None
 
 
+def secret_file(name: str) -> str:
+    """The file named by NAME_FILE, "" without one; what it holds is not read here."""
+    if f"{PREFIX}{name}" in os.environ:
+        raise SettingError(f"{PREFIX}{name} is not read: write it to a file, {PREFIX}{name}_FILE")
+    path = os.environ.get(f"{PREFIX}{name}_FILE", "")
+    if path and not os.access(path, os.R_OK):
+        raise SettingError(f"{PREFIX}{name}_FILE: cannot read {path}")
+    return path
+
+
 def flag(name: str, default: bool) -> bool:
     """true or false, nothing else."""
     value = text(name, "true" if default else "false")
@@ -40,6 +51,28 @@ def number(name: str, default: int, *, minimum: int = 0) -> int:
             f"{PREFIX}{name} must be a whole number from {minimum} on, not {value!r}"
         )
     return int(value)
+
+
+def one_of(name: str, default: str, allowed: Sequence[str]) -> str:
+    """One of these words."""
+    value = text(name, default)
+    if value not in allowed:
+        raise SettingError(f"{PREFIX}{name} must be one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def web_addresses(name: str) -> list[str]:
+    """A list of http or https addresses, without a user name and without a slash at the end."""
+    found = [address.rstrip("/") for address in words(name)]
+    for address in found:
+        parts = urlsplit(address)
+        plain = not (parts.query or parts.fragment or parts.username)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+            raise SettingError(
+                f"{PREFIX}{name} must be addresses such as http://127.0.0.1:8001, separated by "
+                "commas; a key goes into a file of its own"
+            )
+    return found
 
 
 def words(name: str, default: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from csp.constants import NONCE, NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
 from config import env
+from config.environments import vllm_python
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -24,9 +25,17 @@ try:
     if DATABASES["default"]["ENGINE"].endswith("sqlite3"):
         # A file, not memory: tests start real processes that share it.
         DATABASES["default"]["TEST"] = {"NAME": DATA_DIR / "test.sqlite3"}
-    # The interpreters that run the two programs: vLLM may live in an environment of its own.
+    # The interpreters that run the programs: vLLM lives in an environment of its own.
     TRAINER_PYTHON = env.text("TRAINER_PYTHON", sys.executable)
     SAMPLER_PYTHON = env.text("SAMPLER_PYTHON", sys.executable)
+    VLLM_PYTHON = env.text("VLLM_PYTHON", str(vllm_python()))
+    # What writes responses: generation.choosing chooses where it is auto.
+    SAMPLER = env.one_of("SAMPLER", "auto", ("auto", "vllm", "server", "transformers"))
+    # OpenAI-compatible servers. Their key stays in its file: only the sampler reads it.
+    SERVER_URLS = env.web_addresses("SERVER_URLS")
+    SERVER_KEY_FILE = env.secret_file("SERVER_KEY")
+    # Whether servers may be used that cannot tell token ids and log-probabilities.
+    SERVER_UNPROVEN = env.flag("SERVER_UNPROVEN", False)
     # Folders a manager may name a model from, besides DATA_DIR/models.
     MODEL_ROOTS = [Path(root).resolve() for root in env.words("MODEL_ROOTS")]
     # Whether managers may also name models of the hub, which the worker then fetches.

@@ -29,6 +29,7 @@ EXIT_BAD_INPUT = 2
 EXIT_REFUSED = 3
 EXIT_OUT_OF_MEMORY = 4
 EXIT_DISK_FULL = 5
+EXIT_UNAVAILABLE = 69  # EX_UNAVAILABLE: a server that the program needs is away; run again later
 EXIT_STOPPED = 75  # EX_TEMPFAIL: run the same directory again and it goes on
 
 
@@ -220,7 +221,7 @@ def check_spec(cls: type[T], data: Any, *, problems: Iterable[str] = ()) -> T:
     One RunDirError names everything that is wrong, so that a person mends it in one go: unknown,
     missing and wrongly typed keys, what the class's own `rules` say, and the caller's `problems`.
     `rules`, where the class has it, is given the values of the keys that are there and well
-    typed, and yields messages. Nested dataclasses are checked the same way.
+    typed, and yields messages. Nested dataclasses and the items of lists are checked alike.
     """
     found = list(problems)
     value = _build(cls, data, "", found)
@@ -277,6 +278,8 @@ def _typed(hint: Any, value: Any, name: str, problems: list[str], null: str = ""
         except OverflowError:
             problems.append(f"{name} is too large for a float")
             return value
+    if origin is list and isinstance(value, list):
+        return [_typed(options[0], v, f"{name}[{at}]", problems) for at, v in enumerate(value)]
     expected = origin or hint
     if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
         problems.append(f"{name} must be {expected.__name__}{null}, got {value!r}")

@@ -34,6 +34,40 @@ def test_a_secret_can_come_from_a_file(monkeypatch, tmp_path) -> None:
         env.text("SECRET_KEY")
 
 
+def test_a_secret_that_programs_read_comes_from_a_file_only(monkeypatch, tmp_path) -> None:
+    assert env.secret_file("SERVER_KEY") == ""
+    key = tmp_path / "key"
+    monkeypatch.setenv("PREFLOOP_SERVER_KEY_FILE", str(key))
+    with pytest.raises(env.SettingError, match="cannot read"):
+        env.secret_file("SERVER_KEY")
+    key.write_text("hidden")
+    assert env.secret_file("SERVER_KEY") == str(key)
+    monkeypatch.setenv("PREFLOOP_SERVER_KEY", "hidden")
+    with pytest.raises(env.SettingError, match="PREFLOOP_SERVER_KEY_FILE") as error:
+        env.secret_file("SERVER_KEY")
+    assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "value", ["localhost:8001", "ftp://x/", "http://", "http://key@host/", "http://h/?q=1"]
+)
+def test_a_server_s_address_is_one_or_an_error(monkeypatch, value) -> None:
+    monkeypatch.setenv("PREFLOOP_SERVER_URLS", f"http://127.0.0.1:8001/,{value}")
+    with pytest.raises(env.SettingError, match="PREFLOOP_SERVER_URLS"):
+        env.web_addresses("SERVER_URLS")
+
+
+def test_servers_are_listed_without_a_slash_at_the_end(monkeypatch) -> None:
+    monkeypatch.setenv("PREFLOOP_SERVER_URLS", "http://127.0.0.1:8001/, https://gpu.example/v")
+    assert env.web_addresses("SERVER_URLS") == ["http://127.0.0.1:8001", "https://gpu.example/v"]
+
+
+def test_a_choice_is_one_of_its_words(monkeypatch) -> None:
+    monkeypatch.setenv("PREFLOOP_SAMPLER", "vlm")
+    with pytest.raises(env.SettingError, match="auto, vllm"):
+        env.one_of("SAMPLER", "auto", ("auto", "vllm"))
+
+
 def test_postgres_addresses_are_read_whole(monkeypatch) -> None:
     monkeypatch.setenv("PREFLOOP_DATABASE_URL", "postgres://ann:p%40ss@db.example:5433/pref")
     made = env.database("DATABASE_URL", Path("unused"))
