@@ -1,7 +1,8 @@
 """`python -m generation.samplers run RUN_DIR`: write the responses that a batch still lacks.
 
-Exit codes: 0 done; 2 bad spec, inputs or policy; 4 out of memory; 5 disk full; 75 stopped by
-SIGTERM, orphaned, or another process is at work on the directory: run it again to go on.
+Exit codes: 0 done; 2 bad spec, inputs or policy; 4 out of memory; 5 disk full; 69 no server
+answers; 75 stopped by SIGTERM, orphaned, or another process is at work on the directory. After 69
+and 75, run it again to go on.
 """
 
 import argparse
@@ -10,11 +11,13 @@ import os
 import sys
 from pathlib import Path
 
+from generation.samplers.protocol import ServerAway
 from generation.samplers.run import run
 from jobs.run_dir import (
     EXIT_BAD_INPUT,
     EXIT_DISK_FULL,
     EXIT_OUT_OF_MEMORY,
+    EXIT_UNAVAILABLE,
     RunDirError,
     StopRequest,
     append_event,
@@ -40,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         return run(run_dir, lambda: stop.requested)
     except (RunDirError, UnsafePolicy, ChatError) as error:
         return _report(run_dir, str(error), EXIT_BAD_INPUT)
+    except ServerAway as error:
+        return _report(run_dir, str(error), EXIT_UNAVAILABLE)
     except MemoryError as error:
         return _report(run_dir, f"out of memory: {error}", EXIT_OUT_OF_MEMORY)
     except OSError as error:

@@ -6,6 +6,7 @@ from typing import Any
 
 from generation.samplers.protocol import PolicySpec
 from jobs.run_dir import RunDirError, read_json
+from labeling.chat import end_token_ids
 from labeling.policy_files import UnsafePolicy, check_policy_dir, policy_digest
 
 
@@ -17,38 +18,62 @@ def check_policy(policy: PolicySpec) -> None:
         # beside a model, the library would load the adapter and whatever base it names
         raise UnsafePolicy(f"{base} must be a model's folder; an adapter's goes under 'adapter'")
     if policy.adapter is not None:
-        _check_adapter(Path(policy.adapter))
-    folder = weights_folder(policy)
-    digest = policy_digest(folder)
+        adapter_rank(policy.adapter)
+    digest = policy_digest(Path(policy.folder))
     if digest != policy.digest:
         raise RunDirError(
-            f"{folder} is not the policy that was asked for: its digest is {digest}, the spec "
-            f"says {policy.digest}. Nothing was generated; start a new batch with the right policy"
+            f"{policy.folder} is not the policy that was asked for: its digest is {digest}, the "
+            f"spec says {policy.digest}. Nothing was generated; start a new batch with the right "
+            "policy"
         )
 
 
-def _check_adapter(folder: Path) -> None:
-    check_policy_dir(folder)
-    config = read_json(folder / "adapter_config.json")
+def adapter_rank(folder: str) -> int:
+    """The rank of a LoRA adapter; UnsafePolicy where the folder holds another kind, or code."""
+    check_policy_dir(Path(folder))
+    config = read_json(Path(folder) / "adapter_config.json")
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise UnsafePolicy(f"{folder} is not a LoRA adapter, the only kind that is loaded")
+    rank = config.get("r")
+    if not isinstance(rank, int) or rank < 1:
+        raise UnsafePolicy(f"{folder} names no rank of its adapter")
+    return rank
 
 
-def weights_folder(policy: PolicySpec) -> Path:
-    """The folder whose digest names the policy."""
-    return Path(policy.adapter or policy.model)
+def context_of(policy: PolicySpec) -> int | None:
+    """Positions that the policy knows, None where its configuration does not say."""
+    config = read_json(Path(policy.model) / "config.json")
+    inner = config.get("text_config", config)
+    found = inner.get("max_position_embeddings", inner.get("n_positions"))
+    return found if isinstance(found, int) else None
+
+
+def tokenizer_folder(policy: PolicySpec) -> Path:
+    """The folder with the policy's own tokenizer (an adapter may bring one), else the model's."""
+    own = Path(policy.folder)
+    return own if (own / "tokenizer_config.json").is_file() else Path(policy.model)
 
 
 def load_tokenizer(policy: PolicySpec) -> Any:
-    """The policy's own tokenizer (an adapter's folder may bring one), else its base model's."""
+    """The policy's tokenizer; RunDirError where it does not load."""
     from transformers import AutoTokenizer
 
-    own = weights_folder(policy)
-    folder = own if (own / "tokenizer_config.json").is_file() else Path(policy.model)
+    folder = tokenizer_folder(policy)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # the library has no common error for a folder it cannot use
         raise RunDirError(f"the tokenizer in {folder} does not load: {error}") from error
+
+
+def end_ids(policy: PolicySpec, tokenizer: Any) -> tuple[int, ...]:
+    """Token ids that end a response: the template's, the tokenizer's, and those that the model's
+    own configuration names (Llama 3 has several)."""
+    found = list(end_token_ids(tokenizer))
+    for name in ("generation_config.json", "config.json"):
+        path = Path(policy.model) / name
+        named = read_json(path).get("eos_token_id") if path.is_file() else None
+        found += [named] if isinstance(named, int) else list(named or [])
+    return tuple(dict.fromkeys(found))
 
 
 def load_model(policy: PolicySpec, dtype: str) -> Any:

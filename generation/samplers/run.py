@@ -2,12 +2,20 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from generation.samplers.policy import check_policy, load_tokenizer
-from generation.samplers.protocol import Sampler, SamplerSpec
+from generation.samplers.policy import (
+    check_policy,
+    end_ids,
+    load_tokenizer,
+    tokenizer_folder,
+)
+from generation.samplers.probes import check_probes, longest_probe, read_probes
+from generation.samplers.protocol import PolicySpec, PromptRequest, Sampler, SamplerSpec
 from generation.samplers.record import Record
 from jobs.run_dir import (
     EXIT_DONE,
@@ -19,17 +27,19 @@ from jobs.run_dir import (
     read_jsonl,
     sha256_file,
 )
-from labeling.chat import end_token_ids
 
 INPUTS = ("spec.json", "prompts.jsonl")
+PROBES = "probes.jsonl"
+
+StopRequested = Callable[[], bool]
 
 
-def run(run_dir: Path, stop_requested: Callable[[], bool]) -> int:
+def run(run_dir: Path, stop_requested: StopRequested) -> int:
     """Fill the batch's gaps; returns an exit code.
 
     EXIT_DONE with manifest.json written; EXIT_STOPPED when `stop_requested`, or while another
-    process holds the directory: run again to go on. Raises RunDirError, UnsafePolicy, ChatError
-    or MemoryError when the batch cannot be run as it is.
+    process holds the directory: run again to go on. Raises RunDirError, UnsafePolicy, ChatError,
+    ServerAway or MemoryError when the batch cannot be run as it is.
     """
     with _held(run_dir) as held:
         if not held:
@@ -39,7 +49,8 @@ def run(run_dir: Path, stop_requested: Callable[[], bool]) -> int:
         inputs = _check_inputs(run_dir)
         if (run_dir / "manifest.json").exists():
             return EXIT_DONE
-        check_policy(spec.policy)
+        for policy in spec.policies:
+            check_policy(policy)
         return _fill(run_dir, spec, inputs, stop_requested)
 
 
@@ -84,27 +95,147 @@ def _begun_with(events: Path) -> dict[str, str] | None:
 
 
 def _fill(
-    run_dir: Path, spec: SamplerSpec, inputs: dict[str, str], stop_requested: Callable[[], bool]
+    run_dir: Path, spec: SamplerSpec, inputs: dict[str, str], stop_requested: StopRequested
 ) -> int:
-    tokenizer = load_tokenizer(spec.policy)
-    record = Record(run_dir, spec, tokenizer)
+    tokenizers = _tokenizers(spec)
+    record = Record(run_dir, spec, tokenizers)
     requests = record.requests()
-    if requests and not stop_requested():
-        sampler = make_sampler(spec, end_token_ids(tokenizer))
-        append_event(run_dir, "loaded", engine=sampler.engine, prompts=len(requests))
-        for group in sampler.sample(requests):
-            record.write(group)
-            if stop_requested():
-                break
-    if record.done < len(record.prompts):
+    engines = Engines(run_dir, spec, tokenizers, _longest(requests, record))
+    try:
+        write_responses(engines, record, requests, stop_requested)
+        if record.done == len(record.prompts):
+            _score(engines, record, stop_requested)
+    except Exception:
+        # An engine whose processes were told to stop together with us may have died of it.
+        if not stop_requested():
+            raise
+    finally:
+        engines.close()
+    if record.done < len(record.prompts) or record.unscored():
+        if not stop_requested():
+            raise RunDirError("the engine left prompts unanswered; run this batch again")
         append_event(run_dir, "stopped", done=record.done, total=len(record.prompts))
         return EXIT_STOPPED
     record.close(inputs)
     return EXIT_DONE
 
 
-def make_sampler(spec: SamplerSpec, end_ids: list[int]) -> Sampler:
+def _tokenizers(spec: SamplerSpec) -> dict[str, Any]:
+    """One a policy; policies with the same tokenizer folder share it."""
+    loaded: dict[Path, Any] = {}
+    found = {}
+    for policy in spec.policies:
+        folder = tokenizer_folder(policy)
+        if folder not in loaded:
+            loaded[folder] = load_tokenizer(policy)
+        found[policy.id] = loaded[folder]
+    return found
+
+
+def write_responses(
+    engines: "Engines",
+    record: Record,
+    requests: Sequence[PromptRequest],
+    stop_requested: StopRequested,
+) -> None:
+    """Sample what was asked for, and write it down as it comes."""
+    for group in together(engines.spec):
+        ids = {policy.id for policy in group}
+        mine = [request for request in requests if request.policy in ids]
+        if not mine or stop_requested():
+            continue
+        sampler = engines.open(group)
+        record.start_clock()
+        for results in sampler.sample(mine):
+            record.write(results)
+            if stop_requested():
+                return
+
+
+def _score(engines: "Engines", record: Record, stop_requested: StopRequested) -> None:
+    unscored = record.unscored()
+    groups = together(engines.spec)
+    for group in sorted(groups, key=lambda group: group != engines.opened):
+        ids = {policy.id for policy in group}
+        mine = [(key, request) for key, request in unscored if request.policy in ids]
+        if not mine or stop_requested():
+            continue
+        answers = engines.open(group).score([request for _, request in mine])
+        for (key, _), logps in zip(mine, answers, strict=True):
+            record.write_score(key, sum(logps))
+            if stop_requested():
+                return
+
+
+def together(spec: SamplerSpec) -> list[list[PolicySpec]]:
+    """The policies that one engine holds at once.
+
+    transformers holds one; vLLM a base model with all its adapters; servers hold all of them.
+    """
+    if spec.sampler == "server":
+        return [list(spec.policies)]
+    if spec.sampler == "transformers":
+        return [[policy] for policy in spec.policies]
+    by_model = sorted(spec.policies, key=lambda policy: policy.model)
+    return [list(group) for _, group in groupby(by_model, key=lambda policy: policy.model)]
+
+
+class Engines:
+    """One engine at a time: opening another gives the memory of the last one back first."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        spec: SamplerSpec,
+        tokenizers: Mapping[str, Any],
+        longest: int,
+    ) -> None:
+        self.run_dir, self.spec, self.tokenizers = run_dir, spec, tokenizers
+        self.probes = read_probes(run_dir / PROBES)
+        self.longest = max(longest, longest_probe(self.probes) + 1)
+        self.opened: list[PolicySpec] = []
+        self._sampler: Sampler | None = None
+
+    def open(self, group: list[PolicySpec]) -> Sampler:
+        """The engine of these policies, loaded and proven to be them."""
+        if self._sampler is None or group != self.opened:
+            self.close()
+            self._sampler = make_sampler(self.spec, group, self.tokenizers, self.longest)
+            self.opened = group
+            proven = check_probes(self._sampler, group, self.probes, self.spec.dtype)
+            ids = [policy.id for policy in group]
+            engine = self._sampler.engine
+            append_event(self.run_dir, "loaded", engine=engine, policies=ids, proven=proven)
+        return self._sampler
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+
+def _longest(requests: Sequence[PromptRequest], record: Record) -> int:
+    """Positions that the longest text needs: sampled now, or sampled before and to be scored."""
+    needs = [len(request.token_ids) + request.draw.max_new_tokens for request in requests]
+    needs += [len(one.prompt) + len(one.response) + 1 for _, one in record.unscored()]
+    return max(needs, default=0)
+
+
+def make_sampler(
+    spec: SamplerSpec, policies: list[PolicySpec], tokenizers: Mapping[str, Any], longest: int
+) -> Sampler:
     """The engine that the spec names; its heavy libraries are imported only here."""
+    ends = {policy.id: end_ids(policy, tokenizers[policy.id]) for policy in policies}
+    if spec.sampler == "vllm":
+        from generation.samplers.vllm import VllmSampler
+
+        return VllmSampler(spec, policies, ends, longest)
+    if spec.sampler == "server":
+        from generation.samplers.server import ServerSampler
+
+        return ServerSampler(spec, policies, ends)
     from generation.samplers.transformers import TransformersSampler
 
-    return TransformersSampler(spec, end_ids)
+    (policy,) = policies
+    return TransformersSampler(spec, policy, ends[policy.id], tokenizers[policy.id])

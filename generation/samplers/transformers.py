@@ -5,9 +5,10 @@ prompts of like length share a batch, the cache is written in place, finished re
 the batch.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -15,16 +16,22 @@ from torch import Tensor
 
 from generation.samplers.cache import roomy_cache
 from generation.samplers.drawing import draw_tokens, uniforms
-from generation.samplers.policy import load_model
+from generation.samplers.policy import context_of, load_model
 from generation.samplers.protocol import (
+    Draw,
+    FinishReason,
+    PolicySpec,
     PromptFailure,
     PromptRequest,
     PromptResult,
     PromptSamples,
     SampledResponse,
     SamplerSpec,
+    ScoreRequest,
     response_seed,
+    too_long,
 )
+from labeling.chat import response_text
 
 CROWDED = 0.75  # the batch is made smaller when at most this share of its rows still writes
 
@@ -39,42 +46,44 @@ class Row:
 
 
 class TransformersSampler:
-    """A `Sampler`; `end_ids` are the tokens that end a response (the model may name more)."""
+    """A `Sampler` of one policy; `end_ids` are the tokens that end a response."""
 
-    def __init__(self, spec: SamplerSpec, end_ids: Sequence[int]) -> None:
+    def __init__(
+        self, spec: SamplerSpec, policy: PolicySpec, end_ids: Sequence[int], tokenizer: Any
+    ) -> None:
         self.engine = f"transformers {transformers.__version__} / torch {torch.__version__}"
-        self.spec = spec
-        self.model = load_model(spec.policy, spec.dtype)
-        self.end_ids = self._tensor(sorted({*end_ids, *_model_end_ids(self.model)}))
-        config = self.model.config.get_text_config()
-        self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.spec, self.policy, self.tokenizer = spec, policy, tokenizer
+        self.model = load_model(policy, spec.dtype)
+        self.end_ids = torch.tensor(sorted(end_ids), device=self.model.device)
+        self.context = context_of(policy)
         self.vocabulary: int = self.model.get_input_embeddings().num_embeddings
+
+    def close(self) -> None:
+        """Let the model go."""
+        del self.model
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def sample(self, requests: Sequence[PromptRequest]) -> Iterator[list[PromptResult]]:
         """See `Sampler`. Longest prompts first, so that too little memory shows at once."""
         problems = {request.prompt_id: self._problem(request) for request in requests}
         failures: list[PromptResult] = [
-            PromptFailure(prompt_id=prompt_id, reason=reason)
-            for prompt_id, reason in problems.items()
-            if reason
+            _failure(request, reason)
+            for request in requests
+            if (reason := problems[request.prompt_id])
         ]
         if failures:
             yield failures
         ready = [request for request in requests if not problems[request.prompt_id]]
         ready.sort(key=lambda request: (-len(request.token_ids), request.token_ids))
-        for start in range(0, len(ready), self.spec.batch_prompts):
-            yield self._sample_batch(ready[start : start + self.spec.batch_prompts])
+        for alike in _by_draw(ready):
+            for start in range(0, len(alike), self.spec.batch_prompts):
+                yield self._sample_batch(alike[start : start + self.spec.batch_prompts])
 
     def _problem(self, request: PromptRequest) -> str | None:
-        length, wanted = len(request.token_ids), self.spec.max_new_tokens
-        if self.context is not None and length + wanted > self.context:
-            return (
-                f"too long: {length} prompt tokens and up to {wanted} new ones do not fit into "
-                f"the policy's {self.context} positions"
-            )
         if max(request.token_ids) >= self.vocabulary:
             return f"token {max(request.token_ids)} is not in the policy's vocabulary"
-        return None
+        return too_long(len(request.token_ids), request.draw.max_new_tokens, self.context)
 
     def _sample_batch(self, requests: list[PromptRequest]) -> list[PromptResult]:
         """Halves a batch that does not fit into memory; what it says does not change by that."""
@@ -83,7 +92,7 @@ class TransformersSampler:
         except torch.OutOfMemoryError:
             if len(requests) == 1:
                 reason = "out of memory, even alone; lower k, max_new_tokens or the prompt's length"
-                return [PromptFailure(prompt_id=requests[0].prompt_id, reason=reason)]
+                return [_failure(requests[0], reason)]
         torch.cuda.empty_cache()
         middle = len(requests) // 2
         return self._sample_batch(requests[:middle]) + self._sample_batch(requests[middle:])
@@ -98,18 +107,46 @@ class TransformersSampler:
             for request in requests
             for index in request.indexes
         ]
-        tokens, logps = self._decode(rows)
-        ends = frozenset(self.end_ids.tolist())
+        tokens, logps = self._decode(rows, requests[0].draw)
         responses: dict[str, list[SampledResponse]] = {}
         for row, row_tokens, row_logps in zip(rows, tokens.tolist(), logps, strict=True):
-            response = _response(row, row_tokens, row_logps, ends)
+            response = self._response(row, row_tokens, row_logps)
             responses.setdefault(row.request.prompt_id, []).append(response)
-        return [_result(prompt_id, made) for prompt_id, made in responses.items()]
+        return [_result(request, responses[request.prompt_id]) for request in requests]
+
+    def _response(self, row: Row, tokens: list[int], logps: Tensor) -> SampledResponse:
+        """A decoded row, cut after its first end token or where a stop text is spelled."""
+        ends = set(self.end_ids.tolist())
+        length = next((at + 1 for at, token in enumerate(tokens) if token in ends), None)
+        kept, reason, text = tokens[:length], "length" if length is None else "stop", None
+        body = kept if length is None else kept[:-1]
+        cut = cut_at_stop(self.tokenizer, body, row.request.draw.stop)
+        if cut is not None:
+            count, text = cut
+            kept, reason = body[:count], "stop_text"
+        return SampledResponse(
+            index=row.index,
+            token_ids=tuple(kept),
+            logp=float(logps[: len(kept)].sum()),
+            finish_reason=cast(FinishReason, reason),
+            seed=row.seed,
+            text=text,
+        )
 
     @torch.inference_mode()
-    def _decode(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[float, ...]]:
+        """See `Sampler`. One text at a time: it is for a few probes and responses."""
+        for request in requests:
+            ids = torch.tensor([request.prompt + request.response], device=self.model.device)
+            logits = self.model(input_ids=ids, use_cache=False).logits[0].float()
+            begin = len(request.prompt) - 1
+            logps = logits[begin:-1].log_softmax(dim=-1)
+            yield tuple(logps.gather(1, ids[0, begin + 1 :, None])[:, 0].tolist())
+
+    @torch.inference_mode()
+    def _decode(self, rows: list[Row], draw: Draw) -> tuple[Tensor, Tensor]:
         """Tokens and logps, both [rows, max_new_tokens]; what follows an end token is noise."""
-        draw, steps = self.spec, self.spec.max_new_tokens
+        steps = draw.max_new_tokens
         batch = _Batch(self.model, rows, steps)
         tokens = torch.zeros((len(rows), steps), dtype=torch.int64, device=self.model.device)
         logps = torch.zeros((len(rows), steps), dtype=torch.float32, device=self.model.device)
@@ -130,9 +167,6 @@ class TransformersSampler:
                 drawn = drawn[batch.keep_writing()]
             batch.advance(drawn)
         return tokens.cpu(), logps.cpu()
-
-    def _tensor(self, values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.model.device)
 
 
 class _Batch:
@@ -205,26 +239,39 @@ def _pad_left(prompts: list[tuple[int, ...]], device: torch.device) -> tuple[Ten
     return ids.to(device), mask.to(device)
 
 
-def _model_end_ids(model: Any) -> list[int]:
-    """End tokens that the model's own generation settings name (Llama 3 has several)."""
-    named = getattr(model.generation_config, "eos_token_id", None)
-    return [named] if isinstance(named, int) else list(named or [])
+def _by_draw(requests: Sequence[PromptRequest]) -> list[list[PromptRequest]]:
+    """Requests that are drawn alike, together, each in the order given."""
+    alike: dict[str, list[PromptRequest]] = {}
+    for request in requests:
+        alike.setdefault(repr(request.draw), []).append(request)
+    return list(alike.values())
 
 
-def _response(row: Row, tokens: list[int], logps: Tensor, ends: frozenset[int]) -> SampledResponse:
-    """A decoded row, cut after its first end token."""
-    length = next((at + 1 for at, token in enumerate(tokens) if token in ends), None)
-    kept = tokens[:length]
-    return SampledResponse(
-        index=row.index,
-        token_ids=tuple(kept),
-        logp=float(logps[: len(kept)].sum()),
-        finish_reason="length" if length is None else "stop",
-        seed=row.seed,
-    )
+def cut_at_stop(tokenizer: Any, ids: Sequence[int], stop: Sequence[str]) -> tuple[int, str] | None:
+    """How many tokens it takes to spell the first stop text, and the text before it.
+
+    None where none is spelled. The last of these tokens may spell more than the stop text.
+    """
+    text = response_text(tokenizer, ids)
+    places = [place for place in (text.find(one) for one in stop) if place >= 0]
+    if not places:
+        return None
+
+    def spelled(count: int) -> bool:
+        part = response_text(tokenizer, ids[:count])
+        return any(one in part for one in stop)
+
+    count = bisect_left(range(len(ids)), True, key=spelled)
+    return count, text[: min(places)]
 
 
-def _result(prompt_id: str, responses: list[SampledResponse]) -> PromptResult:
+def _failure(request: PromptRequest, reason: str) -> PromptFailure:
+    return PromptFailure(prompt_id=request.prompt_id, indexes=request.indexes, reason=reason)
+
+
+def _result(request: PromptRequest, responses: list[SampledResponse]) -> PromptResult:
     if not torch.tensor([response.logp for response in responses]).isfinite().all():
-        return PromptFailure(prompt_id=prompt_id, reason="the policy's logits are not finite")
-    return PromptSamples(prompt_id=prompt_id, responses=tuple(responses))
+        return _failure(request, "the policy's logits are not finite")
+    return PromptSamples(
+        prompt_id=request.prompt_id, policy=request.policy, responses=tuple(responses)
+    )

@@ -1,4 +1,5 @@
-"""`python -m training.trainer init|run RUN_DIR`: make a round's run directory, train it."""
+"""`python -m training.trainer init|run|probe ...`: make a round's run directory, train it; write
+what a policy says of a few texts."""
 
 import argparse
 import ctypes
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.command == "init":
         return _ending(None, lambda: init(arguments))
+    if arguments.command == "probe":
+        return _ending(None, lambda: probe(arguments))
     stop_on_orphaned()
     return _ending(arguments.run_dir, lambda: run(arguments.run_dir))
 
@@ -57,8 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("init", help="make a run directory from preferences")
     make.add_argument("run_dir", type=Path)
-    make.add_argument("--policy", type=Path, required=True, help="folder of the policy's model")
-    make.add_argument("--adapter", type=Path, help="folder of its LoRA adapter")
+    ask = commands.add_parser("probe", help="write log-probabilities that prove a policy")
+    ask.add_argument("file", type=Path, help="JSON-lines file to write")
+    ask.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    for command in (make, ask):
+        command.add_argument("--policy", type=Path, required=True, help="folder of its model")
+        command.add_argument("--adapter", type=Path, help="folder of its LoRA adapter")
     make.add_argument("--preferences", type=Path, required=True, help="JSON-lines file")
     make.add_argument(
         "--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE"
@@ -73,8 +80,7 @@ def init(arguments: argparse.Namespace) -> None:
     target = arguments.run_dir
     if target.exists():
         raise BadInput(f"{target} exists already; choose another run directory")
-    adapter = arguments.adapter and str(arguments.adapter.resolve())
-    source = PolicySource(model=str(arguments.policy.resolve()), adapter=adapter)
+    source = _source(arguments)
     for folder in source.folders:
         check_policy_dir(folder)
     spec = resolve_spec(source, arguments.settings)
@@ -89,6 +95,18 @@ def init(arguments: argparse.Namespace) -> None:
     if table.unread_keys:
         print(f"these keys of plain rows are not read: {', '.join(table.unread_keys)}")
     print(f"{target}: {count} ranked groups; train with: python -m training.trainer run {target}")
+
+
+def _source(arguments: argparse.Namespace) -> PolicySource:
+    adapter = arguments.adapter and str(arguments.adapter.resolve())
+    return PolicySource(model=str(arguments.policy.resolve()), adapter=adapter)
+
+
+def probe(arguments: argparse.Namespace) -> None:
+    """Write the probes of a policy, complete or not at all."""
+    from training.trainer.probes import probes
+
+    write_jsonl(arguments.file, probes(_source(arguments), arguments.dtype))
 
 
 def run(run_dir: Path) -> None:

@@ -76,6 +76,7 @@ def make_model(kind: str, vocabulary: int, context: int = 96) -> Any:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=32,  # the smallest that vLLM attends to on a CPU
         max_position_embeddings=context,
         initializer_range=0.3,
         **common,
@@ -106,26 +107,53 @@ def policy(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def spec_for(policy: Path, adapter: Path | None = None, **changes: Any) -> dict[str, Any]:
-    """A whole spec.json."""
+def policy_spec(model: Path, adapter: Path | None = None, id: str = "p") -> dict[str, Any]:
+    """A policy as a spec names it."""
     return {
-        "schema": 1,
+        "id": id,
+        "model": str(model),
+        "adapter": str(adapter) if adapter else None,
+        "digest": policy_digest(adapter or model),
+    }
+
+
+DRAW = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 12, "stop": []}
+
+
+def spec_for(policy: Path, adapter: Path | None = None, **changes: Any) -> dict[str, Any]:
+    """A whole spec.json; `changes` may name keys of the draw too."""
+    draw = DRAW | {name: changes.pop(name) for name in list(changes) if name in DRAW}
+    return {
+        "schema": 2,
         "sampler": "transformers",
-        "policy": {
-            "model": str(policy),
-            "adapter": str(adapter) if adapter else None,
-            "digest": policy_digest(adapter or policy),
-        },
-        "k": 3,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "max_new_tokens": 12,
+        "policies": [policy_spec(policy, adapter)],
+        "draw": draw,
         "seed": 7,
-        "batch_prompts": 4,
         "system": None,
+        "score_under": [],
+        "server": None,
+        "batch_prompts": 4,
         "dtype": "float32",
         **changes,
     }
+
+
+def save_adapter(base: Path, folder: Path, seed: int = 1, targets: Any = "all-linear") -> Path:
+    """A LoRA adapter, on every linear layer, whose answers differ from the base model's."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    model = transformers.AutoModelForCausalLM.from_pretrained(base)
+    adapted = get_peft_model(
+        model,
+        LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=32, target_modules=targets),
+    )
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    return folder
 
 
 def user(text: str) -> list[dict[str, str]]:
@@ -139,20 +167,25 @@ def some_prompts(count: int = 6) -> list[dict[str, Any]]:
 
 
 def rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
 
 
-def make_run(folder: Path, spec: dict[str, Any], prompts: list[dict[str, Any]]) -> Path:
+def make_run(folder: Path, spec: dict[str, Any], prompts: list[dict[str, Any]], k: int = 3) -> Path:
+    """A run directory; prompts that do not say who answers are answered k times by the first."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(spec))
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in prompts))
+    first = spec["policies"][0]["id"] if spec.get("policies") else "p"
+    asked = [{"policies": [first] * k, **prompt} for prompt in prompts]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in asked))
     return folder
 
 
-def start_program(run_dir: Path, **kwargs: Any) -> subprocess.Popen[str]:
+def start_program(
+    run_dir: Path, python: str = sys.executable, **kwargs: Any
+) -> subprocess.Popen[str]:
     """The real program, as a worker starts it."""
     return subprocess.Popen(  # noqa: S603
-        [sys.executable, "-m", "generation.samplers", "run", str(run_dir)],
+        [python, "-m", "generation.samplers", "run", str(run_dir)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

@@ -28,11 +28,17 @@ from tests.generation.samplers.conftest import (  # noqa: E402
 )
 
 MANY = [{"id": f"p{n}", "messages": user("start " * (n % 9 + 1))} for n in range(60)]
-SLOW = {"k": 2, "max_new_tokens": 40, "batch_prompts": 2}
+SLOW = {"max_new_tokens": 40, "batch_prompts": 2}
 
 
 def never() -> bool:
     return False
+
+
+def written(run_dir: Path) -> int:
+    """Responses written so far."""
+    path = run_dir / "responses.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def keyed(run_dir: Path) -> dict[tuple[str, int], dict]:
@@ -47,7 +53,7 @@ def exact(run_dir: Path) -> dict[tuple[str, int], tuple]:
 
 
 def tokenizer_of(policy: Path):
-    return load_tokenizer(check_spec(SamplerSpec, spec_for(policy)).policy)
+    return load_tokenizer(check_spec(SamplerSpec, spec_for(policy)).policies[0])
 
 
 def test_a_batch_writes_every_response_with_its_provenance(policy, tmp_path):
@@ -62,6 +68,7 @@ def test_a_batch_writes_every_response_with_its_provenance(policy, tmp_path):
         assert set(row) == {
             "prompt_id",
             "index",
+            "policy",
             "text",
             "prompt_token_ids",
             "token_ids",
@@ -75,14 +82,14 @@ def test_a_batch_writes_every_response_with_its_provenance(policy, tmp_path):
         text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert row["text"] == text.replace("\x00", "\ufffd")
     manifest = json.loads((run_dir / "manifest.json").read_text())
-    assert manifest["policy_digest"] == policy_digest(policy)
+    assert manifest["policies"] == {"p": policy_digest(policy)}
     assert manifest["engine"].startswith("transformers ")
     assert manifest["inputs"]["prompts.jsonl"] == sha256_file(run_dir / "prompts.jsonl")
     assert manifest["outputs"]["responses.jsonl"] == sha256_file(run_dir / "responses.jsonl")
     assert manifest["counts"]["responses"] == 18
     assert manifest["counts"]["tokens"] == sum(len(row["token_ids"]) for row in made.values())
     metrics = rows(run_dir / "metrics.jsonl")
-    assert [line["done"] for line in metrics] == [0, 4, 6]
+    assert (metrics[0]["done"], metrics[-1]["done"]) == (0, 6)
     assert {line["total"] for line in metrics} == {6}
 
 
@@ -146,24 +153,21 @@ def test_a_template_that_refuses_a_prompt_fails_it_alone(llama, tmp_path):
     assert {key[0] for key in keyed(run_dir)} == {"wine"}
 
 
-def test_special_tokens_in_a_person_s_text_are_survived(llama, tmp_path):
-    texts = [
-        "</s><s><|assistant|>",
-        "\x07 \u202e ~~~ \U0001f9ff",
-        "<|endoftext|><|im_end|>",
-        "{{ x }}",
-    ]
+def test_special_tokens_in_a_person_s_text_fail_that_prompt_alone(llama, tmp_path):
+    texts = ["</s><s><|assistant|>", "\x07 \u202e ~~~ \U0001f9ff", "<|endoftext|>", "{{ x }}"]
     prompts = [{"id": str(n), "messages": user(text)} for n, text in enumerate(texts)]
     run_dir = make_run(tmp_path, spec_for(llama), prompts)
     assert run(run_dir, never) == 0
-    assert rows(run_dir / "failures.jsonl") == []
-    assert len(keyed(run_dir)) == 12
+    (failure,) = rows(run_dir / "failures.jsonl")
+    assert failure["prompt_id"] == "0"
+    assert "special token" in failure["reason"]
+    assert {key[0] for key in keyed(run_dir)} == {"1", "2", "3"}
 
 
 def test_the_batch_s_system_message_yields_to_the_prompt_s_own(llama, tmp_path):
     own = [{"role": "system", "content": "run"}, *user("tea")]
     prompts = [{"id": "plain", "messages": user("tea")}, {"id": "own", "messages": own}]
-    run_dir = make_run(tmp_path, spec_for(llama, k=1, system="help me"), prompts)
+    run_dir = make_run(tmp_path, spec_for(llama, system="help me"), prompts, k=1)
     assert run(run_dir, never) == 0
     tokenizer = tokenizer_of(llama)
     given = {"role": "system", "content": "help me"}
@@ -178,8 +182,7 @@ def test_a_stop_between_groups_keeps_what_was_written(llama, tmp_path):
     whole = make_run(tmp_path / "whole", spec, some_prompts())
     assert run(whole, never) == 0
     stopped = make_run(tmp_path / "stopped", spec, some_prompts())
-    asked = iter([False, False, True])
-    assert run(stopped, lambda: next(asked)) == 75
+    assert run(stopped, lambda: written(stopped) >= 12) == 75
     assert len(keyed(stopped)) == 12
     assert not (stopped / "manifest.json").exists()
     assert run(stopped, never) == 0
@@ -190,9 +193,22 @@ def test_a_stop_between_groups_keeps_what_was_written(llama, tmp_path):
     ("change", "message"),
     [
         ({"temprature": 1}, "unknown key temprature"),
-        ({"k": 0, "top_p": 0.0}, "k must be at least 1; top_p must be above 0"),
-        ({"sampler": "magic"}, "sampler must be one of transformers"),
-        ({"policy": {"model": "/nowhere", "adapter": None, "digest": ""}}, "/nowhere is not"),
+        (
+            {"draw": {"temperature": -1, "top_p": 0.0, "max_new_tokens": 1, "stop": []}},
+            "temperature must be 0 (greedy) or more; top_p must be above 0",
+        ),
+        (
+            {"draw": {"temperature": 1, "top_p": 1, "max_new_tokens": 1, "stop": [3]}},
+            "draw.stop[0]",
+        ),
+        ({"sampler": "magic"}, "sampler must be one of vllm, server, transformers"),
+        ({"sampler": "server"}, "server goes with its sampler"),
+        ({"policies": []}, "policies must name a policy"),
+        ({"score_under": ["q"]}, "score_under names a policy that is not there"),
+        (
+            {"policies": [{"id": "p", "model": "/nowhere", "adapter": None, "digest": ""}]},
+            "/nowhere is not",
+        ),
     ],
 )
 def test_a_bad_spec_exits_2_and_says_what_is_wrong(llama, tmp_path, capsys, change, message):
@@ -206,8 +222,13 @@ def test_a_bad_spec_exits_2_and_says_what_is_wrong(llama, tmp_path, capsys, chan
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"id": "a", "messages": []}\n{"id": "a", "messages": []}\n', "'a' is used twice"),
-        ('{"id": 3, "messages": []}\n', "line 1: a prompt has an id (text) and messages"),
+        (
+            2 * '{"id": "a", "messages": [], "policies": ["p"]}\n',
+            "line 2: the id 'a' is used twice",
+        ),
+        ('{"id": 3, "messages": []}\n', "line 1: a prompt has an id (text), messages"),
+        ('{"id": "a", "messages": [], "policies": ["q"]}\n', "line 1: policies must list"),
+        ('{"id": "a", "messages": [], "policies": ["p"], "k": 2}\n', "line 1: unknown key k"),
         ('{"id": "a", "mess\n', "line 1: not JSON"),
     ],
 )
@@ -220,7 +241,7 @@ def test_a_prompts_file_that_is_damaged_exits_2(llama, tmp_path, capsys, lines, 
 
 def test_a_wrong_digest_exits_2_before_anything_is_written(llama, tmp_path, capsys):
     spec = spec_for(llama)
-    spec["policy"]["digest"] = "0" * 64
+    spec["policies"][0]["digest"] = "0" * 64
     run_dir = make_run(tmp_path, spec, some_prompts())
     assert main(["run", str(run_dir)]) == 2
     assert "is not the policy that was asked for" in capsys.readouterr().err
@@ -229,8 +250,7 @@ def test_a_wrong_digest_exits_2_before_anything_is_written(llama, tmp_path, caps
 
 def test_inputs_that_change_under_a_begun_batch_exit_2(llama, tmp_path, capsys):
     run_dir = make_run(tmp_path, spec_for(llama, batch_prompts=2), some_prompts())
-    asked = iter([False, True])
-    assert run(run_dir, lambda: next(asked)) == 75
+    assert run(run_dir, lambda: written(run_dir) >= 6) == 75
     make_run(tmp_path, spec_for(llama, batch_prompts=2, temperature=0.3), some_prompts())
     assert main(["run", str(run_dir)]) == 2
     assert "changed after the batch had begun" in capsys.readouterr().err
@@ -245,7 +265,7 @@ def test_no_run_directory_exits_2(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def undisturbed(llama, tmp_path_factory) -> Path:
     """What the many prompts give when nothing disturbs them."""
-    run_dir = make_run(tmp_path_factory.mktemp("whole"), spec_for(llama, **SLOW), MANY)
+    run_dir = make_run(tmp_path_factory.mktemp("whole"), spec_for(llama, **SLOW), MANY, k=2)
     assert run(run_dir, never) == 0
     return run_dir
 
@@ -264,7 +284,7 @@ def disturb(run_dir: Path, sent: signal.Signals) -> int:
 def test_sigterm_exits_75_and_a_rerun_gives_what_an_undisturbed_run_gives(
     llama, tmp_path, undisturbed
 ):
-    run_dir = make_run(tmp_path, spec_for(llama, **SLOW), MANY)
+    run_dir = make_run(tmp_path, spec_for(llama, **SLOW), MANY, k=2)
     assert disturb(run_dir, signal.SIGTERM) == 75
     assert 0 < len(keyed(run_dir)) < 120
     assert run(run_dir, never) == 0
@@ -272,7 +292,7 @@ def test_sigterm_exits_75_and_a_rerun_gives_what_an_undisturbed_run_gives(
 
 
 def test_a_killed_batch_loses_and_doubles_nothing(llama, tmp_path, undisturbed):
-    run_dir = make_run(tmp_path, spec_for(llama, **SLOW), MANY)
+    run_dir = make_run(tmp_path, spec_for(llama, **SLOW), MANY, k=2)
     assert disturb(run_dir, signal.SIGKILL) == -signal.SIGKILL
     assert not (run_dir / "manifest.json").exists()
     assert run(run_dir, never) == 0

@@ -8,8 +8,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from generation.samplers.policy import check_policy, load_model, load_tokenizer  # noqa: E402
+from generation.samplers.policy import (  # noqa: E402
+    check_policy,
+    end_ids,
+    load_model,
+    load_tokenizer,
+)
 from generation.samplers.protocol import (  # noqa: E402
+    Draw,
     PromptFailure,
     PromptRequest,
     PromptSamples,
@@ -19,26 +25,40 @@ from generation.samplers.protocol import (  # noqa: E402
 from generation.samplers.transformers import TransformersSampler  # noqa: E402
 from jobs.run_dir import RunDirError, check_spec  # noqa: E402
 from labeling.policy_files import UnsafePolicy, policy_digest  # noqa: E402
-from tests.generation.samplers.conftest import make_model, save_policy, spec_for  # noqa: E402
+from tests.generation.samplers.conftest import (  # noqa: E402
+    DRAW,
+    make_model,
+    save_adapter,
+    save_policy,
+    spec_for,
+)
 
 LENGTHS = (3, 9, 4, 4, 21, 14, 1)
 
 
 def make_sampler(policy: Path, *, adapter=None, end_ids=(1,), **changes) -> TransformersSampler:
     spec = check_spec(SamplerSpec, spec_for(policy, adapter, **changes))
-    return TransformersSampler(spec, end_ids)
+    (one,) = spec.policies
+    return TransformersSampler(spec, one, end_ids, load_tokenizer(one))
 
 
-def make_requests(k=3, lengths=LENGTHS) -> list[PromptRequest]:
+def make_requests(k=3, lengths=LENGTHS, **draw) -> list[PromptRequest]:
     generator = torch.Generator().manual_seed(5)
     return [
-        PromptRequest(
-            prompt_id=f"p{n}",
-            token_ids=tuple(torch.randint(5, 300, (length,), generator=generator).tolist()),
-            indexes=tuple(range(k)),
-        )
+        asked(f"p{n}", torch.randint(5, 300, (length,), generator=generator).tolist(), k, **draw)
         for n, length in enumerate(lengths)
     ]
+
+
+def asked(prompt_id, token_ids, k, **draw) -> PromptRequest:
+    indexes = tuple(range(k)) if isinstance(k, int) else k
+    return PromptRequest(
+        prompt_id=prompt_id,
+        policy="p",
+        token_ids=tuple(token_ids),
+        indexes=indexes,
+        draw=Draw(**(DRAW | draw)),
+    )
 
 
 def answers(sampler, requests) -> dict[str, PromptSamples | PromptFailure]:
@@ -68,8 +88,8 @@ def plain_logp(model, request, response) -> float:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_logp_is_the_plain_forward_pass_s_at_temperature_one(policy, temperature):
-    sampler = ends_often(make_sampler(policy, temperature=temperature, top_p=0.9))
-    requests = make_requests()
+    sampler = ends_often(make_sampler(policy))
+    requests = make_requests(temperature=temperature, top_p=0.9)
     made = answers(sampler, requests)
     for request in requests:
         for response in made[request.prompt_id].responses:
@@ -78,8 +98,8 @@ def test_logp_is_the_plain_forward_pass_s_at_temperature_one(policy, temperature
 
 
 def test_a_model_with_a_sliding_window_keeps_it(tmp_path):
-    sampler = make_sampler(save_policy(tmp_path / "mistral", "mistral"), max_new_tokens=20)
-    requests = make_requests()
+    sampler = make_sampler(save_policy(tmp_path / "mistral", "mistral"))
+    requests = make_requests(max_new_tokens=20)
     for prompt_id, answer in answers(sampler, requests).items():
         request = next(r for r in requests if r.prompt_id == prompt_id)
         for response in answer.responses:
@@ -99,8 +119,8 @@ def test_a_policy_in_bfloat16_still_sums_its_logps_in_fp32(llama):
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_response_does_not_depend_on_its_batch(policy, temperature):
-    sampler = ends_often(make_sampler(policy, temperature=temperature, batch_prompts=7))
-    requests = make_requests()
+    sampler = ends_often(make_sampler(policy, batch_prompts=7))
+    requests = make_requests(temperature=temperature)
     together = answers(sampler, requests)
     for request in requests:
         alone = answers(sampler, [request])[request.prompt_id]
@@ -110,8 +130,8 @@ def test_a_response_does_not_depend_on_its_batch(policy, temperature):
 
 
 def test_greedy_equals_the_library_s_generate(policy):
-    sampler = make_sampler(policy, temperature=0, k=1)
-    requests = make_requests(k=1)
+    sampler = make_sampler(policy)
+    requests = make_requests(k=1, temperature=0)
     made = answers(sampler, requests)
     for request in requests:
         whole = sampler.model.generate(
@@ -125,17 +145,17 @@ def test_greedy_equals_the_library_s_generate(policy):
 
 
 def test_only_the_indexes_asked_for_come_and_are_the_same(llama):
-    sampler = make_sampler(llama, k=5)
+    sampler = make_sampler(llama)
     (request,) = make_requests(k=5, lengths=(6,))
     whole = ids(answers(sampler, [request])["p0"])
-    gap = PromptRequest(prompt_id="p0", token_ids=request.token_ids, indexes=(1, 4))
+    gap = asked("p0", request.token_ids, (1, 4))
     (answer,) = answers(sampler, [gap]).values()
     assert [response.index for response in answer.responses] == [1, 4]
     assert ids(answer) == [whole[1], whole[4]]
 
 
 def test_responses_of_one_prompt_differ_and_carry_their_seeds(llama):
-    (answer,) = answers(make_sampler(llama, k=8), make_requests(k=8, lengths=(6,))).values()
+    (answer,) = answers(make_sampler(llama), make_requests(k=8, lengths=(6,))).values()
     assert len(set(ids(answer))) == 8
     seeds = [response.seed for response in answer.responses]
     assert seeds == [response_seed(7, "p0", index) for index in range(8)]
@@ -151,7 +171,7 @@ def test_another_seed_writes_other_responses(llama):
 def test_equal_prompts_share_a_pass_but_not_their_responses(llama):
     sampler = make_sampler(llama)
     first = make_requests(lengths=(6,))[0]
-    second = PromptRequest(prompt_id="twin", token_ids=first.token_ids, indexes=first.indexes)
+    second = asked("twin", first.token_ids, first.indexes)
     widths = []
     handle = sampler.model.register_forward_pre_hook(
         lambda _module, _args, kwargs: widths.append(tuple(kwargs["input_ids"].shape)),
@@ -165,8 +185,8 @@ def test_equal_prompts_share_a_pass_but_not_their_responses(llama):
 
 def test_the_first_token_follows_the_policy_s_distribution(llama):
     k = 4000
-    sampler = make_sampler(llama, k=k, max_new_tokens=1)
-    (request,) = make_requests(k=k, lengths=(5,))
+    sampler = make_sampler(llama)
+    (request,) = make_requests(k=k, lengths=(5,), max_new_tokens=1)
     (answer,) = answers(sampler, [request]).values()
     drawn = torch.bincount(torch.tensor(ids(answer)).flatten(), minlength=sampler.vocabulary)
     with torch.no_grad():
@@ -179,9 +199,9 @@ def test_the_first_token_follows_the_policy_s_distribution(llama):
 
 
 def test_an_end_token_ends_a_response_and_counts(llama):
-    sampler = ends_often(make_sampler(llama, max_new_tokens=30))
+    sampler = ends_often(make_sampler(llama))
     ends = set(sampler.end_ids.tolist())
-    for answer in answers(sampler, make_requests()).values():
+    for answer in answers(sampler, make_requests(max_new_tokens=30)).values():
         for response in answer.responses:
             *before, last = response.token_ids
             assert ends.isdisjoint(before)
@@ -193,13 +213,14 @@ def test_end_tokens_of_the_model_s_own_settings_count_too(llama, tmp_path):
     folder = shutil.copytree(llama, tmp_path / "policy")
     settings = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps(settings | {"eos_token_id": [1, 9]}))
-    assert make_sampler(folder, end_ids=[1]).end_ids.tolist() == [1, 9]
+    (policy,) = check_spec(SamplerSpec, spec_for(folder)).policies
+    assert end_ids(policy, load_tokenizer(policy)) == (1, 9)
 
 
 def test_a_response_that_never_ends_stops_at_its_length(policy):
-    sampler = make_sampler(policy, max_new_tokens=5)
+    sampler = make_sampler(policy)
     sampler.end_ids = torch.tensor([10_000])
-    for answer in answers(sampler, make_requests()).values():
+    for answer in answers(sampler, make_requests(max_new_tokens=5)).values():
         assert {(r.finish_reason, len(r.token_ids)) for r in answer.responses} == {("length", 5)}
 
 
@@ -214,10 +235,10 @@ def test_a_prompt_that_does_not_fit_fails_alone(policy):
 
 def test_a_token_outside_the_vocabulary_fails_its_prompt_alone(llama):
     good = make_requests(lengths=(4,))[0]
-    bad = PromptRequest(prompt_id="bad", token_ids=(5, 10_000), indexes=(0,))
+    bad = asked("bad", (5, 10_000), 1)
     made = answers(make_sampler(llama), [good, bad])
     assert made["bad"] == PromptFailure(
-        prompt_id="bad", reason="token 10000 is not in the policy's vocabulary"
+        prompt_id="bad", indexes=(0,), reason="token 10000 is not in the policy's vocabulary"
     )
     assert isinstance(made["p0"], PromptSamples)
 
@@ -227,7 +248,9 @@ def test_logits_that_are_not_finite_fail_the_prompt(llama):
     with torch.no_grad():
         sampler.model.lm_head.weight[40] = float("nan")
     (answer,) = answers(sampler, make_requests(lengths=(4,))).values()
-    assert answer == PromptFailure(prompt_id="p0", reason="the policy's logits are not finite")
+    assert answer == PromptFailure(
+        prompt_id="p0", indexes=(0, 1, 2), reason="the policy's logits are not finite"
+    )
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(llama):
@@ -247,28 +270,12 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(llama):
     assert {p: ids(answer) for p, answer in made.items()} == {p: ids(expected[p]) for p in made}
 
 
-def save_adapter(base: Path, folder: Path) -> Path:
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(1)
-    model = get_peft_model(
-        load_model(check_spec(SamplerSpec, spec_for(base)).policy, "float32"),
-        LoraConfig(r=4, lora_alpha=32, target_modules=["q_proj", "v_proj"]),
-    )
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3)
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    return folder
-
-
 def test_an_adapter_s_responses_are_the_adapted_model_s(llama, tmp_path):
     from peft import PeftModel
 
     adapter = save_adapter(llama, tmp_path / "adapter")
     sampler = make_sampler(llama, adapter=adapter)
-    check_policy(sampler.spec.policy)
+    check_policy(sampler.policy)
     base = make_sampler(llama)
     adapted = PeftModel.from_pretrained(base.model, adapter)
     requests = make_requests()
@@ -281,11 +288,11 @@ def test_an_adapter_s_responses_are_the_adapted_model_s(llama, tmp_path):
         assert {p: ids(a) for p, a in answers(base, requests).items()} != {
             p: ids(a) for p, a in made.items()
         }
-    assert load_tokenizer(sampler.spec.policy).chat_template  # the base model's
+    assert load_tokenizer(sampler.policy).chat_template  # the base model's
 
 
 def test_an_adapter_of_another_model_is_refused(llama, tmp_path):
-    adapter = save_adapter(llama, tmp_path / "adapter")
+    adapter = save_adapter(llama, tmp_path / "adapter", targets=["q_proj", "v_proj"])
     other = tmp_path / "other"
     model = make_model("llama", 320)
     model.model.layers.append(type(model.model.layers[0])(model.config, 2))
@@ -294,7 +301,7 @@ def test_an_adapter_of_another_model_is_refused(llama, tmp_path):
     model.save_pretrained(other)
     with pytest.raises(RunDirError, match="missing adapter keys"):
         load_model(
-            check_spec(SamplerSpec, spec_for(other, adapter)).policy,
+            check_spec(SamplerSpec, spec_for(other, adapter)).policies[0],
             "float32",
         )
 
@@ -315,14 +322,14 @@ def test_a_folder_that_could_run_code_is_refused(llama, tmp_path, name):
     folder = shutil.copytree(llama, tmp_path / "policy")
     (folder / name).write_text("raise SystemExit")
     with pytest.raises(UnsafePolicy):
-        check_policy(check_spec(SamplerSpec, spec_for(folder)).policy)
+        check_policy(check_spec(SamplerSpec, spec_for(folder)).policies[0])
 
 
 def test_an_adapter_in_the_model_s_place_is_refused(llama, tmp_path):
     folder = shutil.copytree(llama, tmp_path / "policy")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
     with pytest.raises(UnsafePolicy, match="must be a model's folder"):
-        check_policy(check_spec(SamplerSpec, spec_for(folder)).policy)
+        check_policy(check_spec(SamplerSpec, spec_for(folder)).policies[0])
 
 
 def test_an_adapter_that_is_not_lora_is_refused(llama, tmp_path):
@@ -330,11 +337,11 @@ def test_an_adapter_that_is_not_lora_is_refused(llama, tmp_path):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "ADALORA"}))
     with pytest.raises(UnsafePolicy, match="not a LoRA adapter"):
-        check_policy(check_spec(SamplerSpec, spec_for(llama, adapter)).policy)
+        check_policy(check_spec(SamplerSpec, spec_for(llama, adapter)).policies[0])
 
 
 def test_a_policy_with_another_digest_is_refused(llama):
     spec = spec_for(llama)
-    spec["policy"]["digest"] = "0" * 64
+    spec["policies"][0]["digest"] = "0" * 64
     with pytest.raises(RunDirError, match=policy_digest(llama)):
-        check_policy(check_spec(SamplerSpec, spec).policy)
+        check_policy(check_spec(SamplerSpec, spec).policies[0])

@@ -1,0 +1,162 @@
+"""The program with vLLM's real engine: proven, killed, taken up again; a wrong adapter refused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from jobs.run_dir import write_jsonl  # noqa: E402
+from tests.generation.samplers.conftest import (  # noqa: E402
+    ROOT,
+    make_run,
+    policy_spec,
+    rows,
+    save_adapter,
+    spec_for,
+    start_program,
+    user,
+)
+from tests.generation.samplers.vllm_env import vllm_python  # noqa: E402
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+LIMIT_S = 300
+TOLERANCE = 1e-3  # nats a token, fp32
+PROMPTS = [{"id": f"p{n}", "messages": user("start " * (n % 9 + 1))} for n in range(80)]
+PREFERENCES = [
+    {"prompt": f"how do i fix {word}?", "chosen": "start with soap", "rejected": "run, run!"}
+    for word in ("my old bike", "the red wine", "bread", "tea", "my shirt", "it")
+]
+
+
+def program(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def trained(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapter that a real round made."""
+    folder = tmp_path_factory.mktemp("round")
+    write_jsonl(folder / "rows.jsonl", PREFERENCES)
+    run_dir = str(folder / "run")
+    given = ["--policy", str(llama), "--preferences", str(folder / "rows.jsonl")]
+    settings = ["method=lora", "lora_rank=4", "lora_alpha=16", "learning_rate=0.005", "epochs=6"]
+    settings += ["max_length=96", "sample_prompts=0", "held_out_share=0.0"]
+    program("training.trainer", "init", run_dir, *given, "--set", *settings)
+    program("training.trainer", "run", run_dir)
+    return folder / "run" / "policy"
+
+
+def probes_of(folder: Path, id: str, model: Path, adapter: Path | None) -> list[dict[str, Any]]:
+    """What the trainer's program says of a policy."""
+    path = folder / f"probes-{id}.jsonl"
+    given = ["--adapter", str(adapter)] if adapter else []
+    program("training.trainer", "probe", str(path), "--policy", str(model), *given)
+    return [{"policy": id, **row} for row in rows(path)]
+
+
+@pytest.fixture(scope="module")
+def run_dir(llama: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A batch of three policies with probes; each prompt is answered by all of them."""
+    folder = tmp_path_factory.mktemp("batch")
+    other = save_adapter(llama, folder / "other")
+    named = {"base": None, "trained": trained, "other": other}
+    policies = [policy_spec(llama, adapter, id=id) for id, adapter in named.items()]
+    spec = spec_for(
+        llama,
+        sampler="vllm",
+        policies=policies,
+        max_new_tokens=24,
+        score_under=["trained", "base"],
+    )
+    asked = [{**prompt, "policies": [*named, "trained"]} for prompt in PROMPTS]
+    asked.append({"id": "long", "messages": user("white wine " * 60), "policies": ["base"]})
+    made = make_run(folder / "run", spec, asked)
+    probes = [row for id, adapter in named.items() for row in probes_of(folder, id, llama, adapter)]
+    write_jsonl(made / "probes.jsonl", probes)
+    return made
+
+
+def run(run_dir: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [vllm_python(), "-m", "generation.samplers", "run", str(run_dir)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+
+
+def test_an_adapter_that_is_not_the_policy_is_refused(run_dir: Path) -> None:
+    """The engine is given another adapter than the one whose probes the trainer wrote."""
+    true = rows(run_dir / "probes.jsonl")
+    mixed = {"trained": "other", "other": "trained", "base": "base"}
+    write_jsonl(run_dir / "probes.jsonl", [{**row, "policy": mixed[row["policy"]]} for row in true])
+    done = run(run_dir)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert "this is not the policy you think" in done.stderr
+    assert not (run_dir / "responses.jsonl").exists()
+    write_jsonl(run_dir / "probes.jsonl", true)
+
+
+def test_a_killed_batch_goes_on_and_loses_and_doubles_nothing(run_dir: Path) -> None:
+    killed = start_program(run_dir, vllm_python(), start_new_session=True)
+    path, end = run_dir / "responses.jsonl", time.monotonic() + LIMIT_S
+    while time.monotonic() < end and not (path.exists() and path.stat().st_size):
+        time.sleep(0.005)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=60)
+    before = path.read_bytes()
+    kept = before[: before.rindex(b"\n") + 1]
+    assert 0 < kept.count(b"\n") < 4 * len(PROMPTS)
+    assert run(run_dir).returncode == 0
+    assert path.read_bytes().startswith(kept)
+    made = [(row["prompt_id"], row["index"]) for row in rows(path)]
+    assert len(made) == len(set(made))
+    assert set(made) == {(prompt["id"], index) for prompt in PROMPTS for index in range(4)}
+    (failure,) = rows(run_dir / "failures.jsonl")
+    assert failure["prompt_id"] == "long"
+    assert failure["reason"].startswith("too long: ")
+
+
+def test_the_trained_policy_s_logps_are_the_trainer_s(
+    run_dir: Path, llama: Path, trained: Path
+) -> None:
+    """The same token ids, by the trainer's own code, for what vLLM sampled and what it scored."""
+    from training.trainer.config import PolicySource
+    from training.trainer.probes import logps
+
+    made = {(row["prompt_id"], row["index"]): row for row in rows(run_dir / "responses.jsonl")}
+    told = [(row["policy"], row, row["logp"]) for row in made.values()]
+    scores = rows(run_dir / "scores.jsonl")
+    assert len(scores) == 80 * (2 + 3)  # trained scores two of four responses, base three
+    told += [(row["policy"], made[row["prompt_id"], row["index"]], row["logp"]) for row in scores]
+    for policy, adapter in (("base", None), ("trained", str(trained))):
+        mine = [(row, logp) for name, row, logp in told if name == policy]
+        source = PolicySource(model=str(llama), adapter=adapter)
+        texts = [(row["prompt_token_ids"], row["token_ids"]) for row, _ in mine]
+        expected = logps(source, "float32", texts)
+        worst = max(
+            abs(logp - by_trainer) / len(row["token_ids"])
+            for (row, logp), by_trainer in zip(mine, expected, strict=True)
+        )
+        assert worst < TOLERANCE, policy
+
+
+def test_the_run_says_how_well_it_was_proven(run_dir: Path) -> None:
+    loaded = [row for row in rows(run_dir / "events.jsonl") if row["kind"] == "loaded"][-1]
+    assert loaded["engine"].startswith("vllm ")
+    assert set(loaded["proven"]) == {"base", "trained", "other"}
+    assert max(loaded["proven"].values()) < TOLERANCE
+    manifest = json.loads((run_dir / "manifest.json").read_text())
+    assert set(manifest["policies"]) == {"base", "trained", "other"}
