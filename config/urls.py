@@ -18,3 +18,4 @@ urlpatterns: list[URLPattern | URLResolver] = [
 for app in ("generation", "training"):
     if find_spec(f"{app}.urls"):
         urlpatterns.append(path("", include(f"{app}.urls")))
+urlpatterns.append(path("api/v1/", include(("generation.api", "api"))))

@@ -1,25 +1,68 @@
-"""The forms that start a batch and bring a model."""
+"""The forms that say how batches sample, plan them, and bring a model."""
 
+import re
 from typing import Any
 
 from django import forms
 from django.conf import settings
 
 from generation.adding import MAX_NAME, PATH_MOST
-from generation.models import Batch
+from generation.lineage import WORDS
+from generation.models import SAMPLING, Batch, Plan
+
+MAIN = ("k", "temperature", "max_new_tokens")
+ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
-class BatchForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at run time
-    """How candidates are sampled. The limits are the model's own."""
+class LinesField(forms.CharField):
+    """A list of texts, one a line; \\n, \\t and \\\\ stand for what a line cannot hold."""
+
+    widget = forms.Textarea(attrs={"rows": 2, "spellcheck": "false"})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(strip=False, required=False, **options)
+
+    def prepare_value(self, value: Any) -> Any:
+        """A stored list as lines."""
+        if not isinstance(value, list):
+            return value
+        return "\n".join(map(in_one_line, value))
+
+    def to_python(self, value: Any) -> list[str]:  # type: ignore[override]
+        """Lines as a list; empty ones say nothing."""
+        lines = str(value or "").replace("\r\n", "\n").split("\n")
+        return [re.sub(r"\\[nt\\]", lambda m: ESCAPES[m[0]], line) for line in lines if line]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Compared as lists."""
+        return self.to_python(data) != (initial or [])
+
+
+def in_one_line(text: str) -> str:
+    """A text as `LinesField` reads it."""
+    written = {sign: escape for escape, sign in ESCAPES.items()}
+    return re.sub(r"[\n\t\\]", lambda found: written[found[0]], text)
+
+
+class SamplingForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at run time
+    """How responses are sampled and compared. The limits are the model's own."""
+
+    stop = LinesField(
+        label="Stop texts",
+        help_text="One a line, \\n for a line break. A response ends before the first of them.",
+    )
 
     class Meta:
         model = Batch
-        fields = ("k", "temperature", "top_p", "max_new_tokens")
+        fields = SAMPLING
         labels = {
             "k": "Responses a prompt",
             "temperature": "Temperature",
             "top_p": "Top-p",
             "max_new_tokens": "Most tokens",
+            "system": "System message",
+            "pairing": "Compare",
+            "random_percent": "Compared at random, %",
         }
         help_texts = {
             "k": "2 to 16. More give more to compare, and cost as much more time.",
@@ -27,18 +70,77 @@ class BatchForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript at r
             "same.",
             "top_p": "1 keeps every token; 0.95 drops the unlikeliest.",
             "max_new_tokens": "A response that reaches this is cut off there.",
+            "system": "For prompts that have none of their own.",
+            "pairing": "Which of a prompt's responses stand side by side. Rewards need a policy "
+            "that has been trained.",
+            "random_percent": "10 to 100: a share of prompts whose pairing shows what the other "
+            "is worth.",
         }
         widgets = {
             "k": forms.NumberInput(attrs={"min": 2, "max": 16}),
             "temperature": forms.NumberInput(attrs={"min": 0, "max": 2, "step": "0.05"}),
             "top_p": forms.NumberInput(attrs={"min": 0.01, "max": 1, "step": "0.01"}),
             "max_new_tokens": forms.NumberInput(attrs={"min": 1, "max": 4096}),
+            "system": forms.Textarea(attrs={"rows": 2}),
+            "random_percent": forms.NumberInput(attrs={"min": 10, "max": 100}),
         }
 
     @property
+    def main(self) -> list[forms.BoundField]:
+        """What most batches decide."""
+        return [self[name] for name in MAIN]
+
+    @property
+    def further(self) -> list[forms.BoundField]:
+        """The rest."""
+        return [field for field in self if field.name not in MAIN]
+
+    @property
+    def unfolded(self) -> bool:
+        """Whether somebody must look at the rest."""
+        return any(field.errors for field in self.further)
+
+
+class PlanForm(SamplingForm):
+    """How many comparisons are kept ready, and how the batches for that sample.
+
+    It stands beside the form that starts a batch, so its fields have ids of their own.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"auto_id": "id_plan_%s", **kwargs})
+
+    class Meta(SamplingForm.Meta):
+        model = Plan  # type: ignore[assignment]
+        fields = ("ready", *WORDS, *SAMPLING)  # type: ignore[assignment]
+        labels = {
+            **SamplingForm.Meta.labels,
+            "ready": "Comparisons",
+            "current": "Weight of the serving policy",
+            "previous": "Weight of the one before",
+            "base": "Weight of the initial one",
+        }
+        help_texts = {
+            **SamplingForm.Meta.help_texts,
+            "ready": "As people judge them, more are written. 0 turns it off.",
+        }
+
+    @property
+    def main(self) -> list[forms.BoundField]:
+        """What the plan is."""
+        return [self["ready"]]
+
+    @property
+    def further(self) -> list[forms.BoundField]:
+        """How its batches sample."""
+        return [field for field in self if field.name != "ready"]
+
+    @property
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of `start_batch`."""
-        return {name: self.cleaned_data[name] for name in self.Meta.fields}
+        """Keyword arguments of `save_plan`."""
+        values = dict(self.cleaned_data)
+        weights = {word: values.pop(word) for word in WORDS}
+        return {"weights": weights, **values}
 
 
 class PolicyForm(forms.Form):

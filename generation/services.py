@@ -1,91 +1,184 @@
 """Batches: start one, take in what it wrote. The only writer of Batch rows."""
 
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
-from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.db.models import Max
 from django.utils import timezone
 
-from generation.models import LIVE_BATCH_STATES, Batch, BatchState
-from generation.pairing import groups
+from generation.choosing import by_server, choose
+from generation.models import (
+    AUTOMATIC,
+    LIVE_BATCH_STATES,
+    MOST_WEIGHT,
+    SAMPLING,
+    Batch,
+    BatchPolicy,
+    BatchState,
+    check_storable,
+)
+from generation.run_dirs import Output, Written, prompt_rows, spec_of
+from generation.selecting import NOT_ANSWERED, Selection, missing_ids, select_prompts
+from generation.storing import comparisons_of, store
 from jobs import queue
-from jobs.run_dir import read_json, read_jsonl, write_json, write_jsonl
-from labeling.models import Policy, PolicyState, Project, Prompt, Response, User
-from labeling.models.prompts import text_digest
-from labeling.policy_files import is_small
-from labeling.services.comparing import NewComparison, create_comparisons
+from jobs.run_dir import write_json, write_jsonl
+from labeling.models import Comparison, Policy, Project, User
+from labeling.services.comparing import create_comparisons
+from labeling.services.continuing import continue_conversations
 from labeling.services.promoting import serving_policy
 
 KIND = "generation.batch"
+ATTEMPTS = 5
+# A server that is down is waited for over an hour (tasks.WAIT): it keeps no GPU from others.
+SERVER_ATTEMPTS = 10
+CHECKED = {"seed", *SAMPLING}
+
+Errors = dict[str, list[str]]
+Fenced = Callable[[], AbstractContextManager[None]]
 
 
 class CannotGenerate(Exception):
-    """Why no batch was started; the message is for the user."""
+    """Why no batch was started; the message is for the user.
+
+    `errors` has the messages by the argument of `start_batch`, or the part of its selection, that
+    is at fault; "" where none is.
+    """
+
+    def __init__(self, errors: Errors) -> None:
+        super().__init__(" ".join(message for found in errors.values() for message in found))
+        self.errors = errors
 
 
-def unanswered(policy: Policy) -> QuerySet[Prompt]:
-    """The project's prompts that this policy has not answered yet."""
-    answered = Response.objects.filter(prompt=OuterRef("pk"), policy=policy)
-    return policy.project.prompts.filter(~Exists(answered)).order_by("id")
+class BatchLive(CannotGenerate):
+    """Another batch of the project waits or runs."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"": ["A batch of this project is waiting or running; wait for it, or cancel it."]}
+        )
 
 
 def start_batch(
     *,
-    policy: Policy,
+    project: Project,
+    policies: Mapping[Policy, int],
     actor: User | None,
+    origin: Batch.Origin = Batch.Origin.MANUAL,
+    selection: Selection = NOT_ANSWERED,
+    seed: int | None = None,
     k: int = 4,
     temperature: float = 1.0,
     top_p: float = 1.0,
     max_new_tokens: int = 160,
+    stop: Sequence[str] = (),
+    system: str = "",
+    pairing: str = Comparison.Pairing.RANDOM,
+    random_percent: int = 20,
 ) -> Batch:
-    """Have a policy answer the prompts it has not answered, k times each, and compare these.
+    """Have policies, by weight, answer the selected prompts k times each, and compare these.
 
-    CannotGenerate where a batch of the project is live already or nothing is unanswered.
+    CannotGenerate where something asked for cannot be or no prompt is left by the selection;
+    BatchLive where a batch of the project is live already.
     """
-    total = unanswered(policy).count()
-    if total == 0:
-        raise CannotGenerate(f"{policy.name} has answered every prompt; import more prompts.")
-    try:
-        with transaction.atomic():
-            batch = Batch.objects.create(
-                project=policy.project,
-                number=_next_number(policy.project),
-                policy=policy,
-                k=k,
-                temperature=temperature,
-                top_p=top_p,
-                max_new_tokens=max_new_tokens,
-                total=total,
-                started_by=actor,
-            )
-            batch.seed = batch.pk
-            batch.run_dir = str(settings.RUNS_DIR / f"batch-{batch.pk:06d}")
-            job = queue.enqueue(kind=KIND, payload={"batch": batch.pk}, lane="gpu")
-            batch.job_id = job.pk
-            batch.save(update_fields=["seed", "run_dir", "job_id"])
-    except IntegrityError:
-        raise CannotGenerate(
-            "A batch of this project is waiting or running; wait for it, or cancel it."
-        ) from None
+    leading = serving_policy(project)
+    if leading is None:
+        raise CannotGenerate({"": ["No policy serves yet, so nobody can answer."]})
+    batch = Batch(
+        project=project,
+        leading=leading,
+        origin=origin,
+        selection=selection.as_json(),
+        seed=0 if seed is None else seed,
+        k=k,
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        stop=list(stop),
+        system=system,
+        pairing=pairing,
+        random_percent=random_percent,
+        started_by=actor,
+    )
+    _check(batch, policies, selection)
+    asked = select_prompts(project, selection, leading=leading, policies=policies.keys())
+    batch.total = asked.count()
+    if not batch.total:
+        raise CannotGenerate({"": [_nothing_to_ask(selection, leading)]})
+    _queue(batch, policies, derive_seed=seed is None)
     return batch
 
 
-def sampling_of(batch: Batch) -> dict[str, Any]:
-    """How a batch samples, as arguments of `start_batch`."""
-    return {name: getattr(batch, name) for name in ("k", "temperature", "top_p", "max_new_tokens")}
+def _check(batch: Batch, policies: Mapping[Policy, int], selection: Selection) -> None:
+    """Everything that is wrong at once, each at its name."""
+    errors: Errors = {part: [words] for part, words in selection.problems().items()}
+    try:
+        check_storable(selection.search)
+    except ValidationError as error:
+        errors["search"] = error.messages
+    if not errors and (missing := missing_ids(batch.project, selection)):
+        named = ", ".join(map(str, missing[:5])) + (" and more" if len(missing) > 5 else "")
+        errors["ids"] = [f"The project has no prompt {named}."]
+    try:
+        batch.clean_fields({field.name for field in batch._meta.fields} - CHECKED)
+    except ValidationError as error:
+        errors |= error.message_dict
+    if problem := _wrong_policies(batch.project, policies):
+        errors["policies"] = [problem]
+    if errors:
+        raise CannotGenerate(errors)
 
 
-def follow_up(*, batch: Batch) -> None:
-    """Where another policy came to serve while this batch ran, have that one write candidates."""
-    serving = serving_policy(batch.project)
-    if serving is not None and serving != batch.policy:
-        with suppress(CannotGenerate):
-            start_batch(policy=serving, actor=None, **sampling_of(batch))
+def _wrong_policies(project: Project, policies: Mapping[Policy, int]) -> str:
+    if not policies:
+        return "Name a policy that answers."
+    if any(policy.project_id != project.pk for policy in policies):
+        return "A policy answers the prompts of its own project only."
+    if not all(1 <= weight <= MOST_WEIGHT for weight in policies.values()):
+        return f"Weights are whole numbers from 1 to {MOST_WEIGHT}."
+    return ""
+
+
+def _nothing_to_ask(selection: Selection, leading: Policy) -> str:
+    if selection == NOT_ANSWERED:
+        return f"{leading.name} has answered every prompt; import more prompts."
+    return "No prompt is left by this selection."
+
+
+def _queue(batch: Batch, policies: Mapping[Policy, int], *, derive_seed: bool) -> None:
+    """Write the batch, its shares and its job, in one transaction."""
+    project, waits = batch.project, by_server()
+    if project.batches.filter(state__in=LIVE_BATCH_STATES).exists():
+        raise BatchLive
+    try:
+        with transaction.atomic():
+            batch.number = _next_number(project)
+            batch.save()
+            BatchPolicy.objects.bulk_create(
+                BatchPolicy(batch=batch, policy=policy, weight=weight)
+                for policy, weight in policies.items()
+            )
+            if derive_seed:
+                batch.seed = batch.pk
+            batch.run_dir = str(settings.RUNS_DIR / f"batch-{batch.pk:06d}")
+            batch.job_id = queue.enqueue(
+                kind=KIND,
+                payload={"batch": batch.pk},
+                # A server needs none of this machine's GPU: waiting for it must not hold the lane.
+                lane="light" if waits else "gpu",
+                max_attempts=SERVER_ATTEMPTS if waits else ATTEMPTS,
+            ).pk
+            batch.save(update_fields=["seed", "run_dir", "job_id"])
+    except IntegrityError:
+        raise BatchLive from None
+
+
+def _next_number(project: Project) -> int:
+    Project.objects.select_for_update().get(pk=project.pk)
+    return (project.batches.aggregate(last=Max("number"))["last"] or 0) + 1
 
 
 def cancel_batch(*, batch: Batch) -> None:
@@ -95,13 +188,17 @@ def cancel_batch(*, batch: Batch) -> None:
 
 
 def prepare(batch: Batch) -> Path:
-    """Write the batch's run directory, unless an earlier attempt did."""
+    """Choose the sampler and write the run directory, unless an earlier attempt did."""
+    if not batch.sampler:
+        choice = choose()
+        batch.sampler, batch.sampler_why = choice.sampler, choice.why[:500]
+        batch.save(update_fields=["sampler", "sampler_why"])
     run_dir = Path(batch.run_dir)
     if not (run_dir / "spec.json").exists():
         run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        total = write_jsonl(run_dir / "prompts.jsonl", _prompt_rows(batch))
-        Batch.objects.filter(pk=batch.pk).update(total=total)
-        write_json(run_dir / "spec.json", _spec(batch))
+        batch.total = write_jsonl(run_dir / "prompts.jsonl", prompt_rows(batch))
+        batch.save(update_fields=["total"])
+        write_json(run_dir / "spec.json", spec_of(batch))
     Batch.objects.filter(pk=batch.pk, state=BatchState.QUEUED).update(
         state=BatchState.RUNNING, started_at=timezone.now()
     )
@@ -120,114 +217,59 @@ def end_batch(*, batch: Batch, state: BatchState, error: str = "") -> None:
     )
 
 
-@transaction.atomic
-def take_in(*, batch: Batch) -> int:
-    """Store the batch's responses and compare them; returns the number of comparisons.
+def take_in(
+    *,
+    batch: Batch,
+    fenced: Fenced = transaction.atomic,
+    ended: Callable[[Batch], None] = lambda batch: None,
+) -> None:
+    """Store the batch's responses and compare them, some prompts at a time, each once only.
 
-    Those of a policy that was replaced meanwhile are stored and not compared. All or nothing,
-    and once only: a batch that has ended is left as it is.
+    Nothing is stored unless the whole output is sound. Each step is a short `fenced` transaction
+    that notes how far it came: whoever judges meanwhile hardly waits for it, and a rerun goes on
+    from there. `ended` is called in the last one. What a policy that was replaced wrote is stored
+    and not compared. A batch that has ended is left as it is.
     """
-    batch = Batch.objects.select_for_update().select_related("policy", "project").get(pk=batch.pk)
+    batch.refresh_from_db()
     if not batch.live:
-        return 0
-    run_dir = Path(batch.run_dir)
-    engine = _engine(run_dir)
-    samples: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for row in read_jsonl(run_dir / "responses.jsonl"):
-        samples[int(row["prompt_id"])].append(row)
-    comparisons = []
-    compare = batch.policy.state == PolicyState.SERVING
-    for responses in _store(batch, samples, engine):
-        if not compare:
-            continue
-        for group in groups(
-            responses, size=batch.project.comparison_size, seed=responses[0].prompt_id
-        ):
-            comparisons.append(NewComparison(responses=group))
-    create_comparisons(project=batch.project, wanted=comparisons)
-    batch.state = BatchState.SUCCEEDED
-    batch.done = len(samples)
-    batch.failures = _failures(run_dir)
-    batch.finished_at = timezone.now()
-    batch.save(update_fields=["state", "done", "failures", "finished_at"])
-    return len(comparisons)
+        return
+    output = Output(Path(batch.run_dir))
+    for chunk in output.chunks(after=batch.taken):
+        with fenced():
+            _take_in(batch, output, chunk)
+    with fenced():
+        _lock(batch)
+        batch.done, batch.failures = output.answered, output.failed
+        batch.comparisons = batch.comparisons or 0
+        batch.engine = output.engine
+        batch.state = BatchState.SUCCEEDED
+        batch.finished_at = timezone.now()
+        names = ["done", "failures", "comparisons", "engine", "state", "finished_at"]
+        batch.save(update_fields=names)
+        ended(batch)
 
 
-def _store(
-    batch: Batch, samples: dict[int, list[dict[str, Any]]], engine: str
-) -> Iterator[list[Response]]:
-    """One prompt's responses at a time, identical ones merged, empty ones left out."""
-    rows: dict[tuple[int, str], Response] = {}
-    for prompt, written in sorted(samples.items()):
-        for row in sorted(written, key=lambda row: int(row["index"])):
-            key = (prompt, text_digest(row["text"]))
-            if key in rows:
-                rows[key].times_sampled += 1
-            elif row["text"].strip():
-                rows[key] = _response(batch, prompt, row, engine)
-    stored = Response.objects.bulk_create(list(rows.values()), batch_size=500)
-    by_prompt: dict[int, list[Response]] = defaultdict(list)
-    for response in stored:
-        by_prompt[response.prompt_id].append(response)
-    yield from by_prompt.values()
+def _take_in(batch: Batch, output: Output, chunk: Sequence[Written]) -> None:
+    _lock(batch)
+    stored = store(batch, output, chunk)
+    made: list[Comparison] = []
+    if serving_policy(batch.project) == batch.leading:
+        made = create_comparisons(project=batch.project, wanted=comparisons_of(batch, stored))
+        continue_conversations(responses=[one.response for one in stored if one.new])
+    batch.taken += len(chunk)
+    batch.comparisons = (batch.comparisons or 0) + len(made)
+    if batch.origin in AUTOMATIC:
+        compared = {comparison.prompt_id for comparison in made}
+        batch.barren += [one.prompt for one in chunk if one.prompt not in compared]
+    batch.save(update_fields=["taken", "comparisons", "barren"])
 
 
-def _response(batch: Batch, prompt: int, row: dict[str, Any], engine: str) -> Response:
-    return Response(
-        prompt_id=prompt,
-        text=row["text"],
-        text_digest=text_digest(row["text"]),
-        policy=batch.policy,
-        sampling={
-            "batch": batch.number,
-            "engine": engine,
-            "index": row["index"],
-            "seed": row["seed"],
-            "temperature": batch.temperature,
-            "top_p": batch.top_p,
-            "max_new_tokens": batch.max_new_tokens,
-        },
-        token_ids=row["token_ids"],
-        logp=row["logp"],
-        finish_reason=row["finish_reason"],
-    )
+def _lock(batch: Batch) -> None:
+    """Whoever promotes another policy waits, and then finds the comparisons made here.
 
-
-def _next_number(project: Project) -> int:
-    Project.objects.select_for_update().get(pk=project.pk)
-    return (project.batches.aggregate(last=Max("number"))["last"] or 0) + 1
-
-
-def _prompt_rows(batch: Batch) -> Iterator[dict[str, Any]]:
-    for pk, messages in unanswered(batch.policy).values_list("pk", "messages").iterator():
-        yield {"id": str(pk), "messages": messages}
-
-
-def _spec(batch: Batch) -> dict[str, Any]:
-    policy = batch.policy
-    return {
-        "schema": 1,
-        "sampler": "transformers",
-        "policy": {
-            "model": policy.model_path,
-            "adapter": policy.adapter_path or None,
-            "digest": policy.digest,
-        },
-        "k": batch.k,
-        "temperature": batch.temperature,
-        "top_p": batch.top_p,
-        "max_new_tokens": batch.max_new_tokens,
-        "seed": batch.seed,
-        "batch_prompts": 32,
-        "system": None,
-        "dtype": "float32" if is_small(Path(policy.model_path)) else "bfloat16",
-    }
-
-
-def _engine(run_dir: Path) -> str:
-    return str(read_json(run_dir / "manifest.json")["engine"])
-
-
-def _failures(run_dir: Path) -> int:
-    path = run_dir / "failures.jsonl"
-    return sum(1 for _ in read_jsonl(path)) if path.exists() else 0
+    RuntimeError where somebody else has ended the batch, or takes it in.
+    """
+    Project.objects.select_for_update(no_key=True).get(pk=batch.project_id)
+    now = Batch.objects.select_for_update(of=("self",)).get(pk=batch.pk)
+    if not now.live or now.taken != batch.taken:
+        raise RuntimeError(f"{batch} is {now.state}, with {now.taken} prompts taken in already")

@@ -1,23 +1,35 @@
 """What the worker does: write a batch with the sampler, and take in a policy that people bring."""
 
+from datetime import timedelta
 from pathlib import Path
 
 from django.conf import settings
 from django.db import IntegrityError
 
-from generation import adding, services
+from generation import adding, plans, services
+from generation.choosing import python_for
 from generation.models import Batch, BatchState
+from generation.probing import write_probes
 from jobs.models import Job, JobState
 from jobs.outcome import failure_words
 from jobs.process import run_program
 from jobs.registry import handler
-from jobs.run_dir import EXIT_DONE, EXIT_STOPPED, last_line, read_json, read_jsonl
+from jobs.run_dir import (
+    EXIT_DONE,
+    EXIT_STOPPED,
+    EXIT_UNAVAILABLE,
+    RunDirError,
+    last_line,
+    read_json,
+)
 from jobs.running import JobFailed, RunningJob, TryAgain
 from labeling.models import Project, User
 from labeling.policy_files import UnsafePolicy
 from labeling.services.promoting import register_policy
 
 SILENCE_S = 15 * 60.0
+WAIT = timedelta(seconds=30)  # for a server that is away; doubled each time
+LONGEST_WAIT = timedelta(minutes=15)
 ADVICE = "Ask for fewer tokens, or free memory, and start a batch again; nothing was lost."
 MB = 10**6  # bytes
 
@@ -25,26 +37,37 @@ MB = 10**6  # bytes
 def _ended(job: Job, state: JobState, error: str) -> None:
     batch = Batch.objects.get(pk=job.payload["batch"])
     services.end_batch(batch=batch, state=BatchState(state), error=error)
-    services.follow_up(batch=batch)
+    plans.follow_up(batch=batch)
 
 
 @handler(services.KIND, ended=_ended)
 def run_batch(job: RunningJob) -> None:
     """Idempotent: a rerun asks only for what the last one had not written."""
-    batch = Batch.objects.select_related("policy", "project").get(pk=job.payload["batch"])
+    batch = Batch.objects.select_related("leading", "project").get(pk=job.payload["batch"])
     if not batch.live:
         return
     run_dir = services.prepare(batch)
-    total = sum(1 for _ in read_jsonl(run_dir / "prompts.jsonl"))
+    write_probes(job, run_dir)
+    _sample(job, batch, run_dir)
+    try:
+        services.take_in(batch=batch, fenced=job.fenced, ended=plans.carry_on)
+    except RunDirError as error:
+        raise JobFailed(str(error)) from None
+
+
+def _sample(job: RunningJob, batch: Batch, run_dir: Path) -> None:
+    """Run the sampler; raises unless it wrote all that it was asked."""
 
     def follow() -> None:
-        done = int(last_line(run_dir / "metrics.jsonl").get("done", 0))
-        job.progress(done, total, "writing responses")
+        line = last_line(run_dir / "metrics.jsonl")
+        done = int(line.get("done", 0))
+        note = str(line.get("note") or "writing responses") if line else "loading the policies"
+        job.progress(done, batch.total, note)
         services.note_progress(batch=batch, done=done)
 
     code = run_program(
         job,
-        [settings.SAMPLER_PYTHON, "-m", "generation.samplers", "run", str(run_dir)],
+        [python_for(batch.sampler), "-m", "generation.samplers", "run", str(run_dir)],
         cwd=settings.BASE_DIR,
         env={},
         on_tick=follow,
@@ -53,11 +76,20 @@ def run_batch(job: RunningJob) -> None:
     )
     if code == EXIT_STOPPED:
         raise TryAgain("The sampler was stopped from outside.")
+    if code == EXIT_UNAVAILABLE:
+        wait = min(WAIT * 2 ** (job.attempt - 1), LONGEST_WAIT)
+        raise TryAgain(failure_words(run_dir, code, advice=ADVICE), delay=wait)
     if code != EXIT_DONE:
         raise JobFailed(failure_words(run_dir, code, advice=ADVICE))
-    with job.fenced():
-        services.take_in(batch=batch)
-        services.follow_up(batch=batch)
+
+
+@handler(plans.KIND)
+def top_up(job: RunningJob) -> None:
+    """Look whether the project's plan wants more comparisons; mostly it does not."""
+    project = Project.objects.filter(pk=job.payload["project"]).first()
+    if project is not None:
+        with job.fenced():
+            plans.top_up(project=project)
 
 
 @handler(adding.KIND)

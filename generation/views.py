@@ -11,13 +11,18 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_POST
 from django_htmx.http import HttpResponseClientRefresh
 
-from generation.forms import BatchForm
+from generation.batch_forms import BatchForms
+from generation.choosing import choose
+from generation.forms import PlanForm, in_one_line
 from generation.models import LIVE_BATCH_STATES, Batch
-from generation.services import CannotGenerate, cancel_batch, start_batch, unanswered
+from generation.plans import plan_of, ready_now, save_plan, top_up
+from generation.selecting import NOT_ANSWERED, Selection, select_prompts
+from generation.services import CannotGenerate, cancel_batch, start_batch
 from jobs import queue
 from jobs.models import Job
 from jobs.run_dir import RunDirError, read_jsonl
 from labeling.access import MANAGERS, project_for
+from labeling.models import Project
 from labeling.overview import worker_silence
 from labeling.requests import PageRequest
 from labeling.services.promoting import serving_policy
@@ -28,42 +33,111 @@ PACE_LINES = 20  # metrics lines, one a few dozen prompts, that the pace is meas
 
 
 def batches(request: PageRequest, slug: str) -> HttpResponse:
-    """The project's batches, newest first, and the form that starts one."""
+    """The project's batches, newest first, the form that starts one, and the plan."""
     project = project_for(request.user, slug, MANAGERS)
-    serving = serving_policy(project)
-    form = BatchForm(request.POST or None)
+    forms = BatchForms(project, request.POST or None)
     refused = ""
-    if request.method == "POST" and serving and form.is_valid():
+    if request.method == "POST" and forms.is_valid():
         try:
-            batch = start_batch(policy=serving, actor=request.user, **form.options)
-        except CannotGenerate as error:
-            refused = str(error)
+            batch = start_batch(project=project, actor=request.user, **forms.options)
+        except CannotGenerate as reason:
+            refused = forms.refuse(reason)
         else:
             return redirect("generation:batch", slug=slug, number=batch.number)
-    found = project.batches.select_related("policy", "started_by").order_by("-number")
-    page = Paginator(found, PAGE).get_page(request.GET.get("page"))
+    return _batches_page(request, project, forms=forms, refused=refused)
+
+
+@require_POST
+def plan(request: PageRequest, slug: str) -> HttpResponse:
+    """Change how many comparisons are kept ready."""
+    project = project_for(request.user, slug, MANAGERS)
+    form = PlanForm(request.POST, instance=plan_of(project))
+    if not form.is_valid():
+        return _batches_page(request, project, plan_form=form)
+    saved = save_plan(project=project, actor=request.user, **form.options)
+    if saved.ready:
+        top_up(project=project)
+        messages.success(request, f"From now on {saved.ready} comparisons are kept ready.")
+    else:
+        messages.success(request, "Nothing is kept ready from now on.")
+    return redirect("generation:batches", slug=slug)
+
+
+def matching(request: PageRequest, slug: str) -> HttpResponse:
+    """How many prompts the form that starts a batch selects as it stands; a line of text."""
+    project = project_for(request.user, slug, MANAGERS)
+    forms = BatchForms(project, request.GET)
+    return render(request, "generation/batches_matching.html", _matching(project, forms))
+
+
+def _batches_page(
+    request: PageRequest,
+    project: Project,
+    *,
+    forms: BatchForms | None = None,
+    plan_form: PlanForm | None = None,
+    refused: str = "",
+) -> HttpResponse:
+    forms = forms or BatchForms(project)
+    found = (
+        project.batches.select_related("leading", "started_by").defer("barren").order_by("-number")
+    )
+    kept = plan_of(project)
     context = {
         "project": project,
-        "serving": serving,
-        "unanswered": unanswered(serving).count() if serving else 0,
+        "prompts": project.prompts.exists(),
+        **_matching(project, forms),
         "live": found.filter(state__in=LIVE_BATCH_STATES).first(),
-        "form": form,
+        "forms": forms,
         "refused": refused,
-        "page": page,
+        "choice": choose(),
+        "plan": kept,
+        "plan_form": plan_form or PlanForm(instance=kept),
+        "ready": ready_now(project),
+        "silence": worker_silence(queue.worker_seen()),
+        "page": Paginator(found.prefetch_related("shares__policy"), PAGE).get_page(
+            request.GET.get("page")
+        ),
     }
     status = 422 if request.method == "POST" else 200
     return render(request, "generation/batches.html", context, status=status)
 
 
+def _matching(project: Project, forms: BatchForms) -> dict[str, Any]:
+    """How many prompts the forms select; what is wrong in them is as if it were not there."""
+    serving = serving_policy(project)
+    forms.who.is_valid()
+    forms.which.is_valid()
+    selection = forms.which.selection
+    found = {"serving": serving, "matching": 0, "untouched": selection == NOT_ANSWERED}
+    if serving is not None:
+        writers = forms.who.weights or {serving: 1}
+        asked = select_prompts(project, selection, leading=serving, policies=writers.keys())
+        found["matching"] = asked.count()
+    return found
+
+
 def batch(request: PageRequest, slug: str, number: int) -> HttpResponse:
     """One batch. While it is live its progress is asked for every two seconds."""
     project = project_for(request.user, slug, MANAGERS)
-    found = get_object_or_404(project.batches.select_related("policy", "started_by"), number=number)
+    found = get_object_or_404(
+        project.batches.select_related("leading", "started_by").prefetch_related("shares__policy"),
+        number=number,
+    )
     if request.htmx and not found.live:
         return HttpResponseClientRefresh()  # it has just ended: the whole page says how
-    context = {"project": project, "batch": found, **_progress(found)}
+    context = {"project": project, "batch": found, **_progress(found), **_asked(found)}
     name = "generation/batch_progress.html" if request.htmx else "generation/batch.html"
     return render(request, name, context)
+
+
+def _asked(batch: Batch) -> dict[str, Any]:
+    """What a batch asks, beyond its row."""
+    return {
+        "asked": Selection.from_json(batch.selection).words(batch.leading.name),
+        "stops": [in_one_line(text) for text in batch.stop],
+        "choice": choose() if batch.live and not batch.sampler else None,
+    }
 
 
 @require_POST
@@ -83,12 +157,22 @@ def _progress(batch: Batch) -> dict[str, Any]:
     """What the run directory and the job say of a batch beyond its row."""
     run_dir = Path(batch.run_dir)
     job = Job.objects.filter(pk=batch.job_id).first() if batch.live and batch.job_id else None
+    note = job.progress_note if job else ""
+    metrics = _rows(run_dir / "metrics.jsonl", PACE_LINES)
     return {
         "job": job,
+        "loading": _sentence(note or "loading the policies"),
+        "writing": _sentence(
+            str(metrics[-1].get("note") or "writing responses") if metrics else ""
+        ),
         "silence": worker_silence(queue.worker_seen()) if batch.live else "",
         "failed_prompts": [] if batch.live else _rows(run_dir / "failures.jsonl", SHOWN_FAILURES),
-        **pace(_rows(run_dir / "metrics.jsonl", PACE_LINES), batch.total),
+        **pace(metrics, batch.total),
     }
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def pace(rows: list[dict[str, Any]], total: int) -> dict[str, Any]:

@@ -6,11 +6,15 @@ have come about in the product.
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from generation.models import Batch, BatchPolicy, BatchState
+from generation.services import prepare
+from jobs.run_dir import read_jsonl, write_json, write_jsonl
 from labeling.chat import Message
 from labeling.models import (
     Comparison,
@@ -172,6 +176,56 @@ def judge(
     judgment = record_judgment(lease=lease, verdict=verdict, key=key or f"key-{next(_numbers)}")
     comparison.refresh_from_db()
     return judgment
+
+
+def make_batch(
+    *,
+    project: Project | None = None,
+    policies: Mapping[Policy, int] | None = None,
+    state: BatchState = BatchState.SUCCEEDED,
+    **more: Any,
+) -> Batch:
+    """A batch's row with its shares; it has no job. By default one policy wrote it."""
+    project = project or make_project()
+    serving = project.policies.filter(state=PolicyState.SERVING).first()
+    leading = serving or make_policy(project=project, state=PolicyState.SERVING)
+    number = project.batches.count() + 1
+    batch = Batch.objects.create(
+        project=project, number=number, leading=leading, state=state, **more
+    )
+    for policy, weight in (policies or {leading: 1}).items():
+        BatchPolicy.objects.create(batch=batch, policy=policy, weight=weight)
+    return batch
+
+
+def write_output(
+    batch: Batch,
+    *,
+    say: Callable[[dict[str, Any], int], str | None] | None = None,
+    scores: Callable[[dict[str, Any]], Sequence[dict[str, Any]]] = lambda row: (),
+) -> None:
+    """Fill a batch's run directory as a sampler does, which is not run.
+
+    `say` gives the text for a prompt's row and an index, None where that fails; by default all
+    texts differ. `scores` gives rows of scores.jsonl for one of responses.jsonl.
+    """
+    run_dir = prepare(batch)
+    rows, failures = [], []
+    for prompt in read_jsonl(run_dir / "prompts.jsonl"):
+        for index, policy in enumerate(prompt["policies"]):
+            text = say(prompt, index) if say else f"Answer {next(_numbers)} to that."
+            place = {"prompt_id": prompt["id"], "index": index, "policy": policy}
+            if text is None:
+                failures.append({"prompt_id": prompt["id"], "indexes": [index], "reason": "no"})
+                continue
+            ids = {"prompt_token_ids": [1, 2, 3], "token_ids": [4, index, 5]}
+            rest = {"logp": -2.5 - index, "finish_reason": "stop", "seed": index}
+            rows.append({**place, "text": text, **ids, **rest})
+    write_jsonl(run_dir / "responses.jsonl", rows)
+    write_jsonl(run_dir / "scores.jsonl", [score for row in rows for score in scores(row)])
+    write_jsonl(run_dir / "failures.jsonl", failures)
+    digests = {str(share.policy_id): share.policy.digest for share in batch.shares.all()}
+    write_json(run_dir / "manifest.json", {"policies": digests, "engine": "pen and paper 1.0"})
 
 
 def real_data(name: str) -> Path:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.core.management import call_command
@@ -70,6 +71,11 @@ def the_policy(project: Project) -> Policy:
     return policy
 
 
+def begin_batch(project: Project, **options: Any) -> Batch:
+    policies = {the_policy(project): 1}
+    return start_batch(project=project, policies=policies, actor=None, **options)
+
+
 def judge_everything(project: Project) -> int:
     annotator = make_user(role="annotator", project=project)
     judged = 0
@@ -84,13 +90,13 @@ def judge_everything(project: Project) -> int:
 def test_prompts_to_candidates_to_preferences_to_a_policy_that_writes_the_next_candidates(
     project, work
 ) -> None:
-    batch = start_batch(policy=the_policy(project), actor=None, k=4, max_new_tokens=12)
+    batch = begin_batch(project, max_new_tokens=12)
     with pytest.raises(CannotGenerate, match="waiting or running"):
-        start_batch(policy=the_policy(project), actor=None)
+        begin_batch(project)
     work()
     batch.refresh_from_db()
     assert (batch.state, batch.done, batch.error) == (BatchState.SUCCEEDED, 16, "")
-    response = Response.objects.filter(policy=batch.policy)[0]
+    response = Response.objects.filter(policy=batch.leading)[0]
     assert response.token_ids
     assert response.logp is not None
     assert response.sampling["temperature"] == 1.0
@@ -107,18 +113,18 @@ def test_prompts_to_candidates_to_preferences_to_a_policy_that_writes_the_next_c
     assert round_.results["loss_step0"] == pytest.approx(0.693147, abs=1e-5)
     assert round_.step == round_.total_steps > 0
     assert round_.policy is not None
-    assert round_.policy.digest != batch.policy.digest
+    assert round_.policy.digest != batch.leading.digest
 
     promote(policy=round_.policy, actor=None)
     work()
     following = Batch.objects.latest("id")
-    assert (following.policy, following.state) == (round_.policy, BatchState.SUCCEEDED)
+    assert (following.leading, following.state) == (round_.policy, BatchState.SUCCEEDED)
     call_command("check_record")
 
     second = start_round(
         project=project, actor=None, options={**OPTIONS, "method": "lora", "lora_rank": 4}
     )
-    assert second.reference == batch.policy, "held to the initial policy, started from the new one"
+    assert second.reference == batch.leading, "held to the initial policy, started from the new one"
     work()
     second.refresh_from_db()
     assert (second.state, second.error) == (RoundState.SUCCEEDED, "")
@@ -133,7 +139,7 @@ def test_prompts_to_candidates_to_preferences_to_a_policy_that_writes_the_next_c
 def test_a_round_that_cannot_train_fails_with_its_cause_and_the_next_is_unhindered(
     project, work
 ) -> None:
-    start_batch(policy=the_policy(project), actor=None, k=4, max_new_tokens=8)
+    begin_batch(project, max_new_tokens=8)
     work()
     judge_everything(project)
     failed = start_round(project=project, actor=None, options={"beta": -1.0})

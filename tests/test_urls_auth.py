@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
+from rest_framework.permissions import IsAuthenticated
 
 from tests.builders import PASSWORD, make_project, make_user
 
@@ -42,13 +43,15 @@ def _project_routes() -> list[tuple[str, URLPattern]]:
 
 
 def test_routes_are_found() -> None:
-    assert {"home", "login", "labeling:judge"} <= {name for name, _ in ROUTES}
+    assert {"home", "login", "labeling:judge", "api:batches"} <= {name for name, _ in ROUTES}
     assert all(not name.endswith("None") for name, _ in ROUTES), "every route has a name"
 
 
 @pytest.mark.parametrize(("name", "pattern"), ROUTES, ids=[name for name, _ in ROUTES])
 def test_every_route_needs_a_sign_in_or_is_listed_as_public(name: str, pattern: URLPattern) -> None:
     needs_login = getattr(pattern.callback, "login_required", True)
+    if name.startswith("api:"):  # the framework answers strangers itself: no page to sign in on
+        needs_login = pattern.callback.cls.permission_classes == [IsAuthenticated]
     assert needs_login != (name in PUBLIC)
 
 
@@ -87,6 +90,19 @@ def test_every_form_is_protected_against_other_sites(client: Client) -> None:
             continue
         answer = strict.post(_address(name, pattern, project.slug))
         assert answer.status_code in (403, 405), name
+
+
+@pytest.mark.django_db
+def test_the_api_too_is_protected_against_other_sites(client: Client) -> None:
+    project = make_project()
+    strict = Client(enforce_csrf_checks=True)
+    strict.force_login(make_user(role="manager", project=project))
+    routes = [(name, one) for name, one in _project_routes() if name.startswith("api:")]
+    assert routes
+    for name, pattern in routes:
+        answer = strict.post(_address(name, pattern, project.slug), {}, "application/json")
+        assert answer.status_code in (403, 405), name
+        assert answer["Content-Type"] == "application/json", name
 
 
 @pytest.mark.django_db

@@ -1,0 +1,68 @@
+"""What the words current, previous and base mean among a project's policies."""
+
+from collections.abc import Mapping
+
+from labeling.models import Policy, PolicyEvent, Project
+from labeling.services.promoting import serving_policy
+
+WORDS = ("current", "previous", "base")
+
+
+class UnknownPolicy(ValueError):
+    """A name that no policy of the project has; the message is for the user."""
+
+
+def initial_policy(policy: Policy) -> Policy:
+    """The policy at the root of this one's line."""
+    parents = dict(policy.project.policies.values_list("pk", "parent"))
+    root = policy.pk
+    while (parent := parents[root]) is not None:
+        root = parent
+    return policy if root == policy.pk else policy.project.policies.get(pk=root)
+
+
+def standing(project: Project) -> dict[str, Policy]:
+    """The policies that the words mean now; what is absent is left out.
+
+    The current policy serves, the previous one is what rolling back would put into service, and
+    base is the initial policy of the current one's line.
+    """
+    current = serving_policy(project)
+    if current is None:
+        return {}
+    found = {"current": current, "base": initial_policy(current)}
+    promotion = (
+        PolicyEvent.objects.filter(policy=current, kind=PolicyEvent.Kind.PROMOTED)
+        .select_related("replaced")
+        .order_by("-id")
+        .first()
+    )
+    if promotion is not None and promotion.replaced is not None:
+        found["previous"] = promotion.replaced
+    return found
+
+
+def by_word(project: Project, weights: Mapping[str, int]) -> dict[Policy, int]:
+    """Weights of policies from weights of words; the weight of what is absent is dropped."""
+    found: dict[Policy, int] = {}
+    policies = standing(project)
+    for word in WORDS:
+        if word in policies and weights.get(word):
+            found[policies[word]] = found.get(policies[word], 0) + weights[word]
+    return found
+
+
+def by_name(project: Project, weights: Mapping[str, int]) -> dict[Policy, int]:
+    """Weights of policies from weights of their names, or of words where no policy has that name.
+
+    UnknownPolicy where there is none.
+    """
+    named = {one.name: one for one in project.policies.filter(name__in=weights)}
+    words = standing(project) if weights.keys() - named.keys() else {}
+    found: dict[Policy, int] = {}
+    for name, weight in weights.items():
+        policy = named.get(name) or words.get(name)
+        if policy is None:
+            raise UnknownPolicy(f"There is no policy named {name} in {project.name}.")
+        found[policy] = found.get(policy, 0) + weight
+    return found

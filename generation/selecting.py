@@ -1,0 +1,168 @@
+"""Which prompts a batch asks."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from django.db.models import (
+    BooleanField,
+    Count,
+    Exists,
+    F,
+    Func,
+    OuterRef,
+    QuerySet,
+    Subquery,
+    Value,
+)
+from django.db.models.functions import Coalesce
+
+from labeling.models import Policy, Project, Prompt, Response, Split
+
+MOST_IDS = 5000
+LARGEST_ID = 2**63 - 1
+LONGEST_SEARCH = 200
+MOST_PROMPTS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """A filter over a project's prompts; every part narrows it further.
+
+    `ids` and `fewer_than` take the place of the default, "not answered by the policy that leads
+    the batch". `fewer_than` counts a prompt's responses by the batch's own policies: what others
+    wrote, or people brought, is not theirs to be compared with. `limit` keeps the first by id.
+    """
+
+    split: str = ""
+    ids: tuple[int, ...] = ()
+    search: str = ""
+    fewer_than: int | None = None
+    limit: int | None = None
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Selection":
+        """From `Batch.selection`."""
+        return cls(**{**stored, "ids": tuple(stored.get("ids", ()))})
+
+    def as_json(self) -> dict[str, Any]:
+        """For `Batch.selection`."""
+        return {**asdict(self), "ids": list(self.ids)}
+
+    def words(self, leading: str) -> str:
+        """Which prompts, for people, as what follows the word prompts."""
+        if self.ids:
+            named = f"named one by one ({len(self.ids)})"
+        elif self.fewer_than is None:
+            named = f"not answered by {leading}"
+        else:
+            named = ""
+        parts = [
+            named,
+            f"with fewer than {self.fewer_than} responses" if self.fewer_than else "",
+            f"of the {Split(self.split).label.lower()} side" if self.split else "",
+            f"that say \u201c{self.search}\u201d" if self.search else "",
+            f"the first {self.limit} of them" if self.limit else "",
+        ]
+        return ", ".join(filter(None, parts))
+
+    def problems(self) -> dict[str, str]:
+        """What cannot be, by part, in words."""
+        found = {}
+        if self.split not in ("", *Split.values):
+            found["split"] = f"{self.split} is no split."
+        if len(self.ids) > MOST_IDS:
+            found["ids"] = f"Name at most {MOST_IDS} prompts."
+        elif not all(1 <= pk <= LARGEST_ID for pk in self.ids):
+            found["ids"] = "Prompts are numbered from 1 on."
+        if len(self.search) > LONGEST_SEARCH:
+            found["search"] = f"At most {LONGEST_SEARCH} characters."
+        for part in ("fewer_than", "limit"):
+            value = getattr(self, part)
+            if value is not None and not 1 <= value <= MOST_PROMPTS:
+                found[part] = f"A whole number from 1 to {MOST_PROMPTS}."
+        return found
+
+
+NOT_ANSWERED = Selection()
+
+
+class Says(Func):
+    """Whether some message of a conversation holds a text. Each database unpacks JSON its way."""
+
+    output_field = BooleanField()
+
+    def __init__(self, messages: str, text: str) -> None:
+        pattern = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        super().__init__(F(messages), Value(f"%{pattern}%"))
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """LIKE looks away from case in ASCII only."""
+        return self.as_sql(
+            compiler,
+            connection,
+            template="EXISTS (SELECT 1 FROM json_each(%(expressions)s ESCAPE '\\')",
+            arg_joiner=") AS turn WHERE json_extract(turn.value, '$.content') LIKE ",
+        )
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        """As on SQLite."""
+        return self.as_sql(
+            compiler,
+            connection,
+            template="EXISTS (SELECT 1 FROM jsonb_array_elements(%(expressions)s)",
+            arg_joiner=") AS turn(value) WHERE turn.value->>'content' ILIKE ",
+        )
+
+
+def select_prompts(
+    project: Project, selection: Selection, *, leading: Policy, policies: Collection[Policy]
+) -> QuerySet[Prompt]:
+    """The prompts that a batch of these policies asks, in the order of their ids."""
+    found = project.prompts.all()
+    if selection.ids:
+        found = found.filter(pk__in=selection.ids)
+    if selection.fewer_than is not None:
+        found = found.annotate(written=_written(policies)).filter(written__lt=selection.fewer_than)
+    if not selection.ids and selection.fewer_than is None:
+        answered = Response.objects.filter(prompt=OuterRef("pk"), policy=leading)
+        found = found.filter(~Exists(answered))
+    if selection.split:
+        found = found.filter(split=selection.split)
+    if selection.search:
+        found = found.filter(Says("messages", selection.search))
+    return found.order_by("id")[: selection.limit]
+
+
+def missing_ids(project: Project, selection: Selection) -> list[int]:
+    """Ids of the selection that no prompt of the project has."""
+    known = project.prompts.filter(pk__in=selection.ids).values_list("pk", flat=True)
+    return sorted(set(selection.ids) - set(known))
+
+
+def least_answered(policy: Policy, *, number: int, without: Collection[int]) -> list[int]:
+    """Ids of the prompts with the fewest responses by a policy, unanswered ones first."""
+    ordered = (
+        policy.project.prompts.annotate(written=_written([policy]))
+        .order_by("written", "id")
+        .values_list("pk", flat=True)
+    )
+    found: list[int] = []
+    for pk in ordered.iterator():
+        if len(found) == number:
+            break
+        if pk not in without:
+            found.append(pk)
+    return found
+
+
+def _written(policies: Collection[Policy]) -> Coalesce:
+    """How many responses to a prompt these policies have written."""
+    counted = (
+        Response.objects.filter(prompt=OuterRef("pk"), policy__in=policies)
+        .order_by()
+        .values("prompt")
+        .annotate(number=Count("pk"))
+        .values("number")
+    )
+    return Coalesce(Subquery(counted), 0)
