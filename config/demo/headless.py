@@ -52,10 +52,10 @@ class Loop:
         self._annotators = [self._signed_in(person) for person in people[1:]]
         self._classifier = StyleClassifier.from_corpus()
 
-    def run(self) -> list[RoundFigures]:
-        """Two rounds: judge, train, promote, write new candidates."""
+    def run(self, rounds: int = ROUNDS) -> list[RoundFigures]:
+        """So many times: judge, train, promote, write new candidates."""
         table = [self._figures(0, None)]
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, rounds + 1):
             self._judge_everything(number)
             round_ = self._train(number)
             self._promote(round_)

@@ -105,13 +105,19 @@ def _run_with_bar(label: str, command: list[str], folder: Path, env: dict[str, s
     bar.finish()
 
 
-def project() -> Project:
-    """The demo's project with the bundled prompts; importing again adds nothing."""
+def project(most: int | None = None) -> Project:
+    """The demo's project with the bundled prompts, or so many of them, spread over the topics.
+
+    Importing again adds nothing.
+    """
     found, _ = Project.objects.get_or_create(
         slug=SLUG,
         defaults={"name": "Everyday advice", "guidelines": GUIDELINES, "comparison_size": 4},
     )
-    rows = [prompt_row(asdict(row)) for row in bundled_prompts()]
+    bundled = bundled_prompts()
+    count = min(most or len(bundled), len(bundled))
+    taken = [bundled[place * len(bundled) // count] for place in range(count)]
+    rows = [prompt_row(asdict(row)) for row in taken]
     import_prompts(slug=SLUG, parsed=Parsed(rows=rows), skip_bad=False)
     return found
 

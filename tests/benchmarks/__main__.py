@@ -10,7 +10,11 @@ from pathlib import Path
 
 from tests.benchmarks.report import Options, store, table
 
-BENCHMARKS = {"trainer": "the DPO trainer against TRL's DPOTrainer"}
+BENCHMARKS = {
+    "generation": "the batch path against vLLM itself and transformers",
+    "trainer": "the DPO trainer against TRL's DPOTrainer",
+    "turns": "generation and training on one GPU, one after the other",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -143,6 +143,7 @@ def test_the_demo_ends_everything_it_started(tmp_path, number: signal.Signals) -
     data = tmp_path / "data"
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PREFLOOP_")}
     command = [sys.executable, "manage.py", "demo", "--no-bootstrap", "--data", str(data)]
+    command += ["--sampler", "transformers", "--prompts", "40"]
     process = subprocess.Popen(
         [*command, "--port", str(free_port())],
         cwd=ROOT,
@@ -152,6 +153,7 @@ def test_the_demo_ends_everything_it_started(tmp_path, number: signal.Signals) -
         start_new_session=True,
     )
     assert process.stdout is not None
+    assert process.stdout.readline().startswith("Responses are written by transformers")
     line = process.stdout.readline()
     assert line.startswith("Writing candidates"), line
     assert len(processes_of(data)) >= 3, "web, worker and the demo itself"

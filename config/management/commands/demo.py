@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import types
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +19,11 @@ from django.db import connections
 from config.demo import headless, preparing
 from config.demo.browser import PageError
 from config.demo.site import Site, SiteError, check_port
-from generation.services import CannotGenerate, start_batch, unanswered
-from labeling.models import Project
+from generation.choosing import choose
+from generation.models import Batch
+from generation.selecting import NOT_ANSWERED, select_prompts
+from generation.services import CannotGenerate, start_batch
+from labeling.models import Policy, Project
 from labeling.services.promoting import serving_policy
 
 NEED_FREE_BYTES = 500 * 2**20
@@ -42,7 +45,10 @@ class Command(BaseCommand):
     requires_system_checks = ()
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The command's options; none may be shortened: `--head` is not what manage.py read."""
+        """The command's options; none may be shortened: `--head` is not what manage.py read.
+
+        manage.py reads --data and --sampler before settings are made.
+        """
         parser.allow_abbrev = False
         parser.add_argument("--port", type=int, default=8000, help="where the site listens")
         parser.add_argument("--data", help="folder of the database and all files (default: var)")
@@ -54,12 +60,24 @@ class Command(BaseCommand):
             action="store_true",
             help="no person needed: simulated annotators and two rounds, then a table",
         )
+        parser.add_argument(
+            "--sampler",
+            choices=["auto", "vllm", "server", "transformers"],
+            help="what writes responses (default: PREFLOOP_SAMPLER, else the best that is here)",
+        )
+        parser.add_argument(
+            "--prompts", type=_count, help="take only so many of the bundled prompts: quicker"
+        )
+        parser.add_argument(
+            "--rounds", type=_count, help="with --headless: how many rounds (default: 2)"
+        )
         parser.add_argument("--json", type=Path, help="with --headless: write the table here too")
 
     def handle(self, *args: Any, **options: Any) -> None:
         """CommandError (exit 1) names what is in the way; everything started is ended."""
-        if options["json"] and not options["headless"]:
-            raise CommandError("--json goes with --headless: only that makes a table.")
+        for name in ("json", "rounds"):
+            if options[name] and not options["headless"]:
+                raise CommandError(f"--{name} goes with --headless: only that makes a table.")
         try:
             with _signals_as_stop(), _alone():
                 self._run(options)
@@ -76,19 +94,21 @@ class Command(BaseCommand):
     def _run(self, options: dict[str, Any]) -> None:
         check_port(options["port"])
         self._check_disk()
+        choice = choose()
+        self.stdout.write(f"Responses are written by {choice.sampler}: {choice.why}.")
         if options["reset"] or options["headless"]:
             own = options["data"] is None and settings.DATA_DIR == HEADLESS_DATA
             _reset(explicit=options["reset"] or own)
         preparing.migrate()
         name, folder = preparing.first_policy()
-        project = preparing.project()
+        project = preparing.project(options["prompts"])
         preparing.register_first(project, name, folder)
         people = preparing.people(project, annotators=3 if options["headless"] else 1)
         connections.close_all()
         with Site(options["port"]) as site:
             self._first_candidates(site, project)
             if options["headless"]:
-                self._loop(site, project, people, options["json"])
+                self._loop(site, project, people, options)
             else:
                 self._invite(site, people)
                 _wait(site)
@@ -105,18 +125,30 @@ class Command(BaseCommand):
         """Have the serving policy answer what it has not answered yet, in the worker."""
         policy = serving_policy(project)
         live = project.batches.filter(state__in=("queued", "running")).first()
-        if live is None and policy is not None and unanswered(policy).exists():
+        if live is None and policy is not None and _unanswered(project, policy):
             try:
-                live = start_batch(policy=policy, actor=None, k=K, temperature=TEMPERATURE)
+                live = start_batch(
+                    project=project,
+                    policies={policy: 1},
+                    actor=None,
+                    origin=Batch.Origin.COMMAND,
+                    k=K,
+                    temperature=TEMPERATURE,
+                )
             except CannotGenerate as reason:
                 raise CommandError(str(reason)) from None
         if live is not None:
             headless.follow_batch(site, live, "Writing candidates")
 
     def _loop(
-        self, site: Site, project: Project, people: list[preparing.SignIn], path: Path | None
+        self,
+        site: Site,
+        project: Project,
+        people: list[preparing.SignIn],
+        options: dict[str, Any],
     ) -> None:
-        table = headless.Loop(site, project, people).run()
+        path: Path | None = options["json"]
+        table = headless.Loop(site, project, people).run(options["rounds"] or headless.ROUNDS)
         self.stdout.write("\n" + headless.as_text(table))
         if path is not None:
             path.write_text(json.dumps(headless.as_json(table), indent=1) + "\n")
@@ -134,6 +166,16 @@ class Command(BaseCommand):
             )
         self.stdout.write("\nThe passwords are new and shown only here. Ctrl+C ends the demo.\n")
         self.stdout.flush()
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text} is not a number from 1 on")
+    return int(text)
+
+
+def _unanswered(project: Project, policy: Policy) -> bool:
+    return select_prompts(project, NOT_ANSWERED, leading=policy, policies=[policy]).exists()
 
 
 @contextmanager

@@ -1,0 +1,43 @@
+"""The whole loop with vLLM's real engine, by the command that a stranger types."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.config.test_demo import ROOT, free_port
+from tests.generation.samplers.vllm_env import vllm_python
+
+LIMIT_S = 30 * 60
+PROMPTS = 160
+
+
+@pytest.mark.slow
+def test_the_loop_closes_with_vllm(tmp_path: Path) -> None:
+    vllm_python()  # skips where there is none
+    table = tmp_path / "table.json"
+    command = ["demo", "--headless", "--sampler", "vllm", "--no-bootstrap"]
+    command += ["--prompts", str(PROMPTS), "--rounds", "1"]
+    command += ["--port", str(free_port()), "--data", str(tmp_path / "data"), "--json", str(table)]
+    done = subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    before, after = json.loads(table.read_text())["rounds"]
+    assert after["preferred_share"] > before["preferred_share"]
+    assert after["loss_step0"] == pytest.approx(0.693147, abs=1e-5)
+    runs = tmp_path / "data" / "runs"
+    for run_dir in sorted(runs.glob("batch-*")):
+        manifest = json.loads((run_dir / "manifest.json").read_text())
+        assert manifest["engine"].startswith("vllm ")
+        events = [json.loads(line) for line in (run_dir / "events.jsonl").read_bytes().splitlines()]
+        (loaded,) = [event for event in events if event["kind"] == "loaded"]
+        assert all(difference < 1e-3 for difference in loaded["proven"].values())
+        assert loaded["proven"]
+    assert len(list(runs.glob("batch-*"))) == 2
