@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 PREFIX = "PREFLOOP_"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class SettingError(Exception):
@@ -73,6 +74,20 @@ def web_addresses(name: str) -> list[str]:
                 "commas; a key goes into a file of its own"
             )
     return found
+
+
+def check_key_is_hidden(name: str, addresses: Sequence[str], key_file: str) -> None:
+    """A key goes to other machines over https only."""
+    open_ones = [
+        address
+        for address in addresses
+        if address.startswith("http:") and urlsplit(address).hostname not in LOOPBACK
+    ]
+    if key_file and open_ones:
+        raise SettingError(
+            f"{PREFIX}{name}: a key would go to {open_ones[0]} in the open; use https, or a tunnel "
+            "to this machine"
+        )
 
 
 def words(name: str, default: str = "") -> list[str]:

@@ -34,6 +34,7 @@ try:
     # OpenAI-compatible servers. Their key stays in its file: only the sampler reads it.
     SERVER_URLS = env.web_addresses("SERVER_URLS")
     SERVER_KEY_FILE = env.secret_file("SERVER_KEY")
+    env.check_key_is_hidden("SERVER_URLS", SERVER_URLS, SERVER_KEY_FILE)
     # Whether servers may be used that cannot tell token ids and log-probabilities.
     SERVER_UNPROVEN = env.flag("SERVER_UNPROVEN", False)
     # Folders a manager may name a model from, besides DATA_DIR/models.

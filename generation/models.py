@@ -14,7 +14,7 @@ from labeling.models import Comparison, Policy, Project
 
 MOST_WEIGHT = 100
 MOST_READY = 5000
-MOST_STOPS = 4  # as many as servers commonly take
+MOST_STOPS = 4  # as many as servers with OpenAI's API take
 LONGEST_STOP = 100
 LONGEST_SYSTEM = 10_000
 LARGEST_SEED = 2**31 - 1  # as the column holds

@@ -17,6 +17,8 @@ NOT_ON_POSTGRES = [
     "--ignore=tests/generation/samplers",
     "--ignore=tests/training/test_starter.py",
 ]
+# Tests of one xdist_group share a process, and with it an engine that takes half a minute to load.
+PARALLEL = ["-n", "auto", "--dist", "loadgroup"]
 REQUIRE_ALL = "PREFLOOP_TEST_REQUIRE_ALL"
 
 
@@ -24,13 +26,13 @@ def main(arguments: list[str]) -> int:
     """The exit code of the worst run."""
     if arguments:
         return pytest(arguments)
-    code = pytest(["-n", "auto"])
+    code = pytest(PARALLEL)
     if find_server() is None:
         print("PostgreSQL's server is not installed here: its run is left out.")
         return 1 if os.environ.get(REQUIRE_ALL) else code
     print("Once more on PostgreSQL:", flush=True)
     with cluster() as url:
-        again = pytest(["-n", "auto", *ON_POSTGRES, *NOT_ON_POSTGRES], PREFLOOP_DATABASE_URL=url)
+        again = pytest([*PARALLEL, *ON_POSTGRES, *NOT_ON_POSTGRES], PREFLOOP_DATABASE_URL=url)
     return code or again
 
 

@@ -3,7 +3,8 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,13 @@ from generation.samplers.policy import (
     tokenizer_folder,
 )
 from generation.samplers.probes import check_probes, longest_probe, read_probes
-from generation.samplers.protocol import PolicySpec, PromptRequest, Sampler, SamplerSpec
+from generation.samplers.protocol import (
+    PolicySpec,
+    PromptRequest,
+    Sampler,
+    SamplerSpec,
+    ServerAway,
+)
 from generation.samplers.record import Record
 from jobs.run_dir import (
     EXIT_DONE,
@@ -200,13 +207,36 @@ class Engines:
         """The engine of these policies, loaded and proven to be them."""
         if self._sampler is None or group != self.opened:
             self.close()
-            self._sampler = make_sampler(self.spec, group, self.tokenizers, self.longest)
+            self._sampler = self._make(self._with_proven_servers(group), group)
             self.opened = group
             proven = check_probes(self._sampler, group, self.probes, self.spec.dtype)
             ids = [policy.id for policy in group]
             engine = self._sampler.engine
             append_event(self.run_dir, "loaded", engine=engine, policies=ids, proven=proven)
         return self._sampler
+
+    def _make(self, spec: SamplerSpec, group: list[PolicySpec]) -> Sampler:
+        return make_sampler(spec, group, self.tokenizers, self.longest)
+
+    def _with_proven_servers(self, group: list[PolicySpec]) -> SamplerSpec:
+        """The spec with the servers that are there and proven, each by itself: asked together, a
+        right one could answer for a wrong one. One that is away is left out of this run."""
+        server = self.spec.server
+        if server is None or len(server.urls) < 2 or not self.probes:
+            return self.spec
+        proven = []
+        for url in server.urls:
+            alone = replace(self.spec, server=replace(server, urls=[url]))
+            try:
+                with closing(self._make(alone, group)) as sampler:
+                    check_probes(sampler, group, self.probes, self.spec.dtype)
+            except ServerAway as away:
+                append_event(self.run_dir, "warning", message=f"{url} is left out: {away}")
+            else:
+                proven.append(url)
+        if not proven:
+            raise ServerAway("no server answers; what was written is kept, run this again later")
+        return replace(self.spec, server=replace(server, urls=proven))
 
     def close(self) -> None:
         """Give the engine's memory back."""

@@ -62,6 +62,13 @@ def test_servers_are_listed_without_a_slash_at_the_end(monkeypatch) -> None:
     assert env.web_addresses("SERVER_URLS") == ["http://127.0.0.1:8001", "https://gpu.example/v"]
 
 
+def test_a_key_goes_to_other_machines_over_https_only() -> None:
+    env.check_key_is_hidden("SERVER_URLS", ["http://127.0.0.1:1", "https://gpu.example"], "/key")
+    env.check_key_is_hidden("SERVER_URLS", ["http://gpu.example"], "")
+    with pytest.raises(env.SettingError, match="in the open"):
+        env.check_key_is_hidden("SERVER_URLS", ["http://gpu.example"], "/key")
+
+
 def test_a_choice_is_one_of_its_words(monkeypatch) -> None:
     monkeypatch.setenv("PREFLOOP_SAMPLER", "vlm")
     with pytest.raises(env.SettingError, match="auto, vllm"):

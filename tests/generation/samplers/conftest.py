@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from labeling.policy_files import policy_digest  # noqa: E402
+from tests.generation.samplers.live import vllm_server  # noqa: E402, F401
 
 ROOT = Path(__file__).resolve().parents[3]
 WORDS = (

@@ -23,7 +23,7 @@ from tests.generation.samplers.conftest import (  # noqa: E402
 )
 from tests.generation.samplers.vllm_env import vllm_python  # noqa: E402
 
-pytestmark = pytest.mark.xdist_group("contract")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("contract")]
 TOLERANCE = 1e-3  # nats a token, fp32
 VLLM_LIMIT_S = 300
 
@@ -82,7 +82,7 @@ def play_server(
     from generation.samplers.protocol import ServerSpec
     from generation.samplers.server import ServerSampler
 
-    url = request.getfixturevalue("live_server")
+    url = request.getfixturevalue("vllm_server")
     asked = replace(
         spec, sampler="server", server=ServerSpec(urls=[url], key_file=None, unproven=False)
     )

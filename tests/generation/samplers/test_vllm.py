@@ -26,7 +26,7 @@ from tests.generation.samplers.conftest import (  # noqa: E402
 )
 from tests.generation.samplers.vllm_env import vllm_python  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm")]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm offline")]
 LIMIT_S = 300
 TOLERANCE = 1e-3  # nats a token, fp32
 PROMPTS = [{"id": f"p{n}", "messages": user("start " * (n % 9 + 1))} for n in range(80)]
@@ -97,48 +97,70 @@ def run(run_dir: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_adapter_that_is_not_the_policy_is_refused(run_dir: Path) -> None:
-    """The engine is given another adapter than the one whose probes the trainer wrote."""
+@pytest.fixture(scope="module")
+def refused(run_dir: Path) -> subprocess.CompletedProcess[str]:
+    """A first run whose engine holds another adapter than the one whose probes were written."""
     true = rows(run_dir / "probes.jsonl")
     mixed = {"trained": "other", "other": "trained", "base": "base"}
     write_jsonl(run_dir / "probes.jsonl", [{**row, "policy": mixed[row["policy"]]} for row in true])
     done = run(run_dir)
-    assert done.returncode == 2, done.stderr[-3000:]
-    assert "this is not the policy you think" in done.stderr
     assert not (run_dir / "responses.jsonl").exists()
     write_jsonl(run_dir / "probes.jsonl", true)
+    return done
 
 
-def test_a_killed_batch_goes_on_and_loses_and_doubles_nothing(run_dir: Path) -> None:
-    killed = start_program(run_dir, vllm_python(), start_new_session=True)
+@pytest.fixture(scope="module")
+def killed(run_dir: Path, refused: object) -> bytes:
+    """What a second run had written when it was killed."""
+    program = start_program(run_dir, vllm_python(), start_new_session=True)
     path, end = run_dir / "responses.jsonl", time.monotonic() + LIMIT_S
     while time.monotonic() < end and not (path.exists() and path.stat().st_size):
         time.sleep(0.005)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate(timeout=60)
-    before = path.read_bytes()
-    kept = before[: before.rindex(b"\n") + 1]
+    os.killpg(program.pid, signal.SIGKILL)
+    program.communicate(timeout=60)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def finished(run_dir: Path, killed: bytes) -> Path:
+    """The run directory after a third run, to its end."""
+    done = run(run_dir)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return run_dir
+
+
+def test_an_adapter_that_is_not_the_policy_is_refused(
+    refused: subprocess.CompletedProcess[str],
+) -> None:
+    assert refused.returncode == 2, refused.stderr[-3000:]
+    assert "this is not the policy you think" in refused.stderr
+
+
+def test_a_killed_batch_goes_on_and_loses_and_doubles_nothing(
+    killed: bytes, finished: Path
+) -> None:
+    kept = killed[: killed.rindex(b"\n") + 1]
     assert 0 < kept.count(b"\n") < 4 * len(PROMPTS)
-    assert run(run_dir).returncode == 0
+    path = finished / "responses.jsonl"
     assert path.read_bytes().startswith(kept)
     made = [(row["prompt_id"], row["index"]) for row in rows(path)]
     assert len(made) == len(set(made))
     assert set(made) == {(prompt["id"], index) for prompt in PROMPTS for index in range(4)}
-    (failure,) = rows(run_dir / "failures.jsonl")
+    (failure,) = rows(finished / "failures.jsonl")
     assert failure["prompt_id"] == "long"
     assert failure["reason"].startswith("too long: ")
 
 
 def test_the_trained_policy_s_logps_are_the_trainer_s(
-    run_dir: Path, llama: Path, trained: Path
+    finished: Path, llama: Path, trained: Path
 ) -> None:
     """The same token ids, by the trainer's own code, for what vLLM sampled and what it scored."""
     from training.trainer.config import PolicySource
     from training.trainer.probes import logps
 
-    made = {(row["prompt_id"], row["index"]): row for row in rows(run_dir / "responses.jsonl")}
+    made = {(row["prompt_id"], row["index"]): row for row in rows(finished / "responses.jsonl")}
     told = [(row["policy"], row, row["logp"]) for row in made.values()]
-    scores = rows(run_dir / "scores.jsonl")
+    scores = rows(finished / "scores.jsonl")
     assert len(scores) == 80 * (2 + 3)  # trained scores two of four responses, base three
     told += [(row["policy"], made[row["prompt_id"], row["index"]], row["logp"]) for row in scores]
     for policy, adapter in (("base", None), ("trained", str(trained))):
@@ -153,10 +175,10 @@ def test_the_trained_policy_s_logps_are_the_trainer_s(
         assert worst < TOLERANCE, policy
 
 
-def test_the_run_says_how_well_it_was_proven(run_dir: Path) -> None:
-    loaded = [row for row in rows(run_dir / "events.jsonl") if row["kind"] == "loaded"][-1]
+def test_the_run_says_how_well_it_was_proven(finished: Path) -> None:
+    loaded = [row for row in rows(finished / "events.jsonl") if row["kind"] == "loaded"][-1]
     assert loaded["engine"].startswith("vllm ")
     assert set(loaded["proven"]) == {"base", "trained", "other"}
     assert max(loaded["proven"].values()) < TOLERANCE
-    manifest = json.loads((run_dir / "manifest.json").read_text())
+    manifest = json.loads((finished / "manifest.json").read_text())
     assert set(manifest["policies"]) == {"base", "trained", "other"}
