@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db.models import Count
 from playwright.sync_api import expect
 
 from labeling.models import Comparison, Judgment, Project, Prompt, Role
@@ -90,6 +91,12 @@ def judge_all(page: Any, count: int) -> None:
     expect(page.get_by_text("Nothing left to judge")).to_be_visible()
 
 
+def comparable(project: Project) -> int:
+    """Prompts with two responses or more: a small model may say the same thing four times."""
+    prompts = project.prompts.annotate(answers=Count("responses"))
+    return prompts.filter(answers__gte=2).count()
+
+
 def test_both_turns_are_answered_compared_and_judged_in_the_browser(
     questions: Path, model: Path, work: Callable[[], None], open_page: Callable[..., Any]
 ) -> None:
@@ -99,19 +106,20 @@ def test_both_turns_are_answered_compared_and_judged_in_the_browser(
     project.save()
     register_policy(project=project, name="First", model_path=model)
     annotator = make_user(role=Role.ANNOTATOR, project=project)
-    count = project.prompts.count()
-    for turn in (1, 2):
+    count, judged = project.prompts.count(), 0
+    for _turn in (1, 2):
         call_command("generate", "--project", "bench", "--k", str(K), "--max-new-tokens", "60")
         work()
         batch = project.batches.latest("number")
         assert (batch.state, batch.done) == ("succeeded", count), batch.error
         assert batch.failures == 0
         waiting = project.comparisons.filter(state=Comparison.State.OPEN)
-        assert waiting.count() == count
+        assert waiting.count() == comparable(project) - judged >= 0.9 * count
         page = open_page(annotator, "/p/bench/judge/")
-        judge_all(page, count)
+        judge_all(page, waiting.count())
         assert not waiting.exists()
-        assert Judgment.objects.count() == turn * count
+        judged = Judgment.objects.count()
+        assert judged == comparable(project)
         assert project.prompts.count() == 2 * count
     second = Prompt.objects.filter(project=project, continues__isnull=False)
     assert second.count() == count
