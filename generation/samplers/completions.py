@@ -31,6 +31,10 @@ class Unproven(Exception):
     """The server does not say which tokens it sampled, or how probable they were."""
 
 
+class Unscored(Exception):
+    """The server cannot score this one text."""
+
+
 def draw_body(
     model: str, prompt: Ids, draw: Draw, seed: int, ends: Sequence[int], *, standard: bool
 ) -> Json:
@@ -128,7 +132,8 @@ def read_unproven(choice: Json, draw: Draw, *, index: int, seed: int) -> Sampled
 
 
 def read_scores(choice: Json, whole: Ids, asked: int, response: int) -> tuple[float, ...]:
-    """Log-probabilities of the last `response` of the tokens; Unproven where there are none.
+    """Log-probabilities of the last `response` of the tokens; Unproven where there are none,
+    Unscored where only this text has none.
 
     `asked` of the tokens were the prompt, so that one more was sampled: a new one, or the last.
     """
@@ -136,7 +141,7 @@ def read_scores(choice: Json, whole: Ids, asked: int, response: int) -> tuple[fl
     if len(logps) != asked + 1:
         raise Garbage(f"it gave {len(logps)} log-probabilities for {asked + 1} tokens")
     if asked < len(whole) and choice.get("token_ids") != [whole[-1]]:
-        raise Unproven("it did not sample the token that it was told to")
+        raise Unscored("it did not sample the token that it was told to")
     return tuple(_checked(logp) for logp in logps[len(whole) - response : len(whole)])
 
 

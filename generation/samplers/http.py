@@ -34,6 +34,7 @@ class Limits:
     first_pause_s: float = 0.5  # doubled with each failure in a row
     longest_pause_s: float = 30
     longest_retry_after_s: float = 60
+    refused_rest_s: float = 120  # of a host that somebody has to mend
     body_bytes: int = 2**20  # an answer's, before its tokens
     token_bytes: int = 512
     tell_s: float = 2.0  # the longest that `sample` keeps its caller waiting for a group
@@ -76,6 +77,7 @@ class Host:
     """One server: its connections, and how it has been doing.
 
     `ready` is false until the pool's check has found it fit, and after each failure again.
+    `refusal` says why it must not be used, until a check finds it fit; `checked` tells of each.
     """
 
     def __init__(self, url: str, key: str | None, limits: Limits) -> None:
@@ -94,6 +96,8 @@ class Host:
         self.failures, self.rests_until = 0, 0.0
         self.failing_since: float | None = None
         self.trouble = ""
+        self.refusal: RunDirError | None = None
+        self.checked = asyncio.Event()
 
     async def call(
         self, path: str, body: dict[str, Any] | None = None, *, seconds: float, tokens: int = 0
@@ -177,14 +181,33 @@ class Host:
 
     def fit(self) -> None:
         """It passed the check. Requests may fail all the same: its next rest will be longer."""
-        self.failing_since, self.ready = None, True
+        self.failing_since, self.ready, self.refusal = None, True, None
+
+    def refuse(self, refusal: RunDirError) -> None:
+        """It is not what it should be, and will not be soon."""
+        now = time.monotonic()
+        self.refusal, self.trouble = refusal, self.clean(str(refusal))
+        self.failing_since = self.failing_since or now
+        self.ready, self.rests_until = False, now + self._limits.refused_rest_s
+
+    def tell_checked(self) -> None:
+        """Wake whoever waits for the end of a check."""
+        self.checked.set()
+        self.checked.clear()
+
+    async def vouched(self) -> bool:
+        """Whether an answer of its counts. It may have been started anew as something else: while
+        it is in doubt, its next check tells."""
+        if not self.ready and not self.refusal:
+            await self.checked.wait()
+        return self.ready
 
     def bad(self, failure: Failed, *, rest: bool) -> None:
         """It did not. Failures during a rest come from the same trouble and do not prolong it."""
         now = time.monotonic()
         self.trouble = self.clean(str(failure))
         busy = isinstance(failure, Busy)
-        if not busy or self.in_flight <= 1:  # busy with our other requests is no trouble
+        if not busy or not self.in_flight:  # busy with our other requests is no trouble
             self.failing_since = self.failing_since or now
         if not rest:
             return

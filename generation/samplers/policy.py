@@ -19,12 +19,17 @@ def check_policy(policy: PolicySpec) -> None:
         raise UnsafePolicy(f"{base} must be a model's folder; an adapter's goes under 'adapter'")
     if policy.adapter is not None:
         adapter_rank(policy.adapter)
-    digest = policy_digest(Path(policy.folder))
-    if digest != policy.digest:
+    _check_digest(policy.folder, policy.digest)
+    if policy.base_digest is not None:
+        _check_digest(policy.model, policy.base_digest)
+
+
+def _check_digest(folder: str, wanted: str) -> None:
+    digest = policy_digest(Path(folder))
+    if digest != wanted:
         raise RunDirError(
-            f"{policy.folder} is not the policy that was asked for: its digest is {digest}, the "
-            f"spec says {policy.digest}. Nothing was generated; start a new batch with the right "
-            "policy"
+            f"{folder} is not the policy that was asked for: its digest is {digest}, the spec says "
+            f"{wanted}. Nothing was generated; start a new batch with the right policy"
         )
 
 

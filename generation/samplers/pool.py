@@ -10,16 +10,18 @@ from itertools import count
 
 from generation.samplers.http import Busy, Failed, Garbage, Host, Limits
 from generation.samplers.protocol import ServerAway
+from jobs.run_dir import RunDirError
 
 Task = asyncio.Task[None]
 
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """Something to ask of any host. `do` raises Failed where it may be tried again;
-    `give_up` is told why it will not be."""
+    """Something to ask of any host. `do` returns what to do with the answer, once the host is
+    known to be still fit; it raises Failed where the job may be tried again, RunDirError where
+    the host must not be used. `give_up` is told why the job will not be tried again."""
 
-    do: Callable[[Host], Awaitable[None]]
+    do: Callable[[Host], Awaitable[Callable[[], None]]]
     give_up: Callable[[str], None]
     tries: int = field(default=0, init=False)
     failing_since: float = field(default=0.0, init=False)
@@ -51,14 +53,15 @@ class Pool:
     async def run(self, jobs: Iterable[Job], at_once: int | None = None) -> None:
         """Do the jobs, each by the host with the fewest in flight, so many at once at most.
 
-        Raises ServerAway, or whatever a job raised but Failed; the other jobs then end undone.
+        Raises ServerAway, RunDirError where a host that is refused leaves none to go on with, or
+        whatever else a job raised but Failed; the other jobs then end undone.
         """
         self._at_once = at_once or self._limits.in_flight
         fresh = iter(jobs)
         self._later.clear()
         for host in self.hosts:
             host.failing_since = host.failing_since and time.monotonic()
-        running: dict[Task, Host] = {}
+        running: set[Task] = set()
         checks: set[Task] = set()
         job: Job | None = None
         try:
@@ -69,7 +72,7 @@ class Pool:
                 free = job and self._host_for(job, now)
                 if job and free:
                     free.in_flight += 1
-                    running[asyncio.create_task(self._attempt(free, job))] = free
+                    running.add(asyncio.create_task(self._attempt(free, job)))
                     job = None
                     continue
                 if not (job or running or self._later):
@@ -77,20 +80,26 @@ class Pool:
                 checks |= {asyncio.create_task(self._check_host(h)) for h in self._unfit(now)}
                 for task in await self._ended({*running, *checks}, now):
                     checks.discard(task)
-                    if task in running:
-                        running.pop(task).in_flight -= 1
+                    running.discard(task)
                     task.result()
         finally:
             for task in {*running, *checks}:
                 task.cancel()
             await asyncio.gather(*running, *checks, return_exceptions=True)
-            for host in running.values():
-                host.in_flight -= 1
+            for host in self.hosts:
+                host.in_flight = 0
 
     def _be_patient(self, now: float) -> None:
+        refusals = [host.refusal for host in self.hosts if host.refusal]
+        if len(refusals) == len(self.hosts) and not any(host.checking for host in self.hosts):
+            raise RunDirError(str(refusals[0]))
         ends = self._patience_ends()
         if ends is not None and now >= ends:
-            troubles = "; ".join(f"{host.url}: {host.trouble}" for host in self.hosts)
+            others = [host for host in self.hosts if not host.refusal]
+            troubles = "; ".join(f"{host.url}: {host.trouble}" for host in others)
+            if refusals:
+                also = f" Nor does another server answer well: {troubles}" if troubles else ""
+                raise RunDirError(f"{refusals[0]}.{also}")
             raise ServerAway(
                 f"no server has answered well for {self._limits.patience_s:g} s ({troubles}). "
                 "What was written is kept; run this again when a server is back"
@@ -135,17 +144,32 @@ class Pool:
 
     async def _attempt(self, host: Host, job: Job) -> None:
         try:
-            await job.do(host)
+            try:
+                use = await job.do(host)
+            finally:
+                host.in_flight -= 1
+            if not await host.vouched():
+                self._again(host, job)
+                return
         except Failed as failure:
             self._failed(host, job, failure)
+        except RunDirError as refusal:
+            host.refuse(refusal)
+            self._again(host, job)
         else:
             self._last_good = time.monotonic()
             host.good()
+            use()
+
+    def _again(self, host: Host, job: Job, after: float = 0) -> None:
+        """Later, by another host where one is fit."""
+        job.avoids = host
+        heapq.heappush(self._later, (time.monotonic() + after, next(self._serial), job))
 
     def _failed(self, host: Host, job: Job, failure: Failed) -> None:
         """Later again. A request that went on failing while others were answered is given up;
         where none was since, a check of the host tells whose fault it is."""
-        now, job.avoids = time.monotonic(), host
+        now = time.monotonic()
         garbage, spent = isinstance(failure, Garbage), False
         if not isinstance(failure, Busy):
             job.tries += 1
@@ -155,8 +179,7 @@ class Pool:
             job.give_up(f"{host.clean(str(failure))} (tried {job.tries} times)")
             return
         host.bad(failure, rest=spent or not garbage)
-        at = now + self._limits.pause(job.tries) if garbage else now
-        heapq.heappush(self._later, (at, next(self._serial), job))
+        self._again(host, job, self._limits.pause(job.tries) if garbage else 0)
 
     async def _check_host(self, host: Host) -> None:
         host.checking = True
@@ -164,15 +187,19 @@ class Pool:
             await self._check(host)
         except Failed as failure:
             host.bad(failure, rest=True)
+        except RunDirError as refusal:
+            host.refuse(refusal)
         else:
             self._last_good = time.monotonic()
             host.fit()
         finally:
             host.checking = False
+            host.tell_checked()
 
 
-async def _nothing(_host: Host) -> None:
+async def _nothing(_host: Host) -> Callable[[], None]:
     """A job that any fit host can do."""
+    return lambda: None
 
 
 def _never(_reason: str) -> None:

@@ -8,6 +8,7 @@ gives other numbers, however right its names look.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from generation.samplers.protocol import (
     Draw,
@@ -21,6 +22,8 @@ from jobs.run_dir import RunDirError, check_spec, read_jsonl
 
 # Largest difference that rounding explains, in nats a token, by the dtype that both compute in.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+# Below this, a difference between two policies is lost in the rounding of bf16.
+NOISE = {"float32": 1e-5, "bfloat16": 0.02}
 DRAWN_TOKENS = 8
 
 
@@ -59,16 +62,20 @@ def check_probes(
     Twice: texts are scored, then a few are drawn, by all policies at once, and scored again alone.
     The second finds an engine that mixes up policies when they share a pass.
     """
-    asked = [probe for probe in probes if probe.policy in {policy.id for policy in policies}]
-    if not asked:
-        return {}
-    answers = sampler.score([probe.request for probe in asked])
-    expected = [(probe, sum(logps)) for probe, logps in zip(asked, answers, strict=True)]
     differences = {}
+    drawn = []
     for policy in policies:
-        scored = [(probe, logp) for probe, logp in expected if probe.policy == policy.id]
-        differences[policy.id] = _difference(policy, scored, TOLERANCE[dtype], sampler.engine)
-    _check_drawn(sampler, policies, asked, TOLERANCE[dtype])
+        own = [probe for probe in probes if probe.policy == policy.id]
+        if not own:
+            raise RunDirError(f"nothing proves {policy.folder}: the batch has no probes of it")
+        answers = list(sampler.score([probe.request for probe in own]))
+        if not all(answers):
+            raise RunDirError(f"{sampler.engine} did not score what proves {policy.folder}")
+        scores = [sum(logps) for logps in answers]
+        differences[policy.id] = _difference(policy, own, scores, dtype, sampler.engine)
+        _check_nearest(policy, own, scores, _rivals(policy, own, probes), dtype, sampler.engine)
+        drawn += own
+    _check_drawn(sampler, policies, drawn, TOLERANCE[dtype])
     return differences
 
 
@@ -77,7 +84,8 @@ def _check_drawn(
 ) -> None:
     """RunDirError where what an engine says of a text that it has drawn is not what it says of
     that text alone."""
-    draw = Draw(temperature=1.0, top_p=1.0, max_new_tokens=DRAWN_TOKENS, stop=[])
+    # Not as the model has it, so that logps of tempered probabilities are found too.
+    draw = Draw(temperature=0.7, top_p=0.9, max_new_tokens=DRAWN_TOKENS, stop=[])
     requests = [
         PromptRequest(
             prompt_id=f"probe {number}",
@@ -100,9 +108,11 @@ def _check_drawn(
         ScoreRequest(policy=policy, prompt=prompt, response=response.token_ids or ())
         for policy, prompt, response in drawn
     ]
+    if len(drawn) < len(probes):
+        raise RunDirError(f"nothing proves what {sampler.engine} draws: it drew no probe")
     for (policy, _, response), logps in zip(drawn, sampler.score(texts), strict=True):
-        difference = abs(sum(logps) - (response.logp or 0)) / len(logps)
-        if not difference <= tolerance:
+        difference = abs(sum(logps) - (response.logp or 0)) / max(1, len(logps))
+        if not (logps and difference <= tolerance):
             folder = next(one.folder for one in policies if one.id == policy)
             raise RunDirError(
                 f"this is not the policy you think: when policies answer at once, {sampler.engine} "
@@ -112,30 +122,61 @@ def _check_drawn(
 
 
 def _difference(
-    policy: PolicySpec, scored: list[tuple[Probe, float]], tolerance: float, engine: str
+    policy: PolicySpec, probes: Sequence[Probe], scores: Sequence[float], dtype: str, engine: str
 ) -> float:
-    own = [abs(logp - probe.logp) / len(probe.response) for probe, logp in scored]
-    worst = max(own)
-    if not worst <= tolerance:  # NaN is no agreement either
+    worst = max(_per_token(probes, [probe.logp for probe in probes], scores))
+    if not worst <= TOLERANCE[dtype]:  # NaN is no agreement either
         raise RunDirError(
             f"this is not the policy you think: {engine} scores {policy.folder} up to "
             f"{worst:.4g} nats a token away from what its files give in the trainer "
-            f"(rounding explains {tolerance:g}). Nothing was generated with it"
-        )
-    if _nearer_to_base(scored, sum(own)):
-        raise RunDirError(
-            f"this is not the policy you think: {engine} scores like the base model, as if the "
-            f"adapter {policy.adapter} were not applied. Nothing was generated with it"
+            f"(rounding explains {TOLERANCE[dtype]:g}). Nothing was generated with it"
         )
     return worst
 
 
-def _nearer_to_base(scored: list[tuple[Probe, float]], own: float) -> bool:
-    """Coarse rounding can hide a small adapter in the tolerance: its base must be further off."""
-    if any(probe.base_logp is None for probe, _ in scored):
-        return False
-    base = sum(abs(logp - (probe.base_logp or 0)) / len(probe.response) for probe, logp in scored)
-    return base < own
+def _rivals(
+    policy: PolicySpec, own: Sequence[Probe], probes: Sequence[Probe]
+) -> dict[str, list[float]]:
+    """What the policies that it could be taken for would score: its base, the batch's others."""
+    found: dict[str, list[float]] = {}
+    if all(probe.base_logp is not None for probe in own):
+        found["its base model"] = [probe.base_logp or 0.0 for probe in own]
+    texts = [(probe.prompt, probe.response) for probe in own]
+    others = dict.fromkeys(probe.policy for probe in probes if probe.policy != policy.id)
+    for other in others:
+        theirs = [probe for probe in probes if probe.policy == other]
+        if [(probe.prompt, probe.response) for probe in theirs] == texts:
+            found[f"policy {other}"] = [probe.logp for probe in theirs]
+    return found
+
+
+def _check_nearest(
+    policy: PolicySpec,
+    probes: Sequence[Probe],
+    scores: Sequence[float],
+    rivals: dict[str, list[float]],
+    dtype: str,
+    engine: str,
+) -> None:
+    """Coarse rounding can hide a small change in the tolerance: every other policy must be further
+    off, unless it is too like to be told apart."""
+    expected = [probe.logp for probe in probes]
+    own = fmean(_per_token(probes, expected, scores))
+    for rival, theirs in rivals.items():
+        apart = fmean(_per_token(probes, expected, theirs))
+        if apart > NOISE[dtype] and fmean(_per_token(probes, theirs, scores)) < own:
+            raise RunDirError(
+                f"this is not the policy you think: {engine} scores {policy.folder} like {rival}, "
+                "as if its own weights were not applied. Nothing was generated with it"
+            )
+
+
+def _per_token(
+    probes: Sequence[Probe], one: Sequence[float], other: Sequence[float]
+) -> list[float]:
+    """Differences of summed logps, a response token."""
+    both = zip(probes, one, other, strict=True)
+    return [abs(first - second) / len(probe.response) for probe, first, second in both]
 
 
 def longest_probe(probes: Sequence[Probe]) -> int:

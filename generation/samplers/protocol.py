@@ -20,13 +20,14 @@ class PolicySpec:
     """A policy on disk: the model's folder, or a LoRA adapter's folder on top of it.
 
     `id` is what prompts and responses call it. `digest` is `policy_digest` of the adapter's folder
-    where there is one, else of the model's.
+    where there is one, else of the model's; `base_digest` that of an adapter's model, where known.
     """
 
     id: str
     model: str
     adapter: str | None
     digest: str
+    base_digest: str | None
 
     @property
     def folder(self) -> str:
@@ -196,7 +197,8 @@ class Sampler(Protocol):
     floating-point rounding).
 
     `score` gives the log-probability of each response token at temperature 1, request after
-    request in their order; ValueError where the engine cannot tell. `close` gives memory back.
+    request in their order, an empty tuple for a text that the engine cannot score. `close` gives
+    memory back.
     """
 
     engine: str

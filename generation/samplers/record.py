@@ -48,9 +48,11 @@ class Record:
         for row in _without_torn_line(run_dir / "responses.jsonl"):
             self.missing[row["prompt_id"]].discard(row["index"])
         write_jsonl(run_dir / "failures.jsonl", [])
+        self.engine = ""
         self.failures: set[tuple[str, str]] = set()
         self.prompt_token_ids: dict[tuple[str, str], Ids] = {}
         self.done = sum(not indexes for indexes in self.missing.values())
+        self.same_tokens: dict[tuple[str, str], bool] = {}
         self.tokens = 0
         self.began = self.told = time.monotonic()
 
@@ -86,8 +88,9 @@ class Record:
             raise ChatError("the chat template rendered nothing")
         return ids
 
-    def start_clock(self) -> None:
-        """The engine is loaded: what is written from now on counts for its pace."""
+    def start_clock(self, engine: str) -> None:
+        """An engine is loaded: what is written from now on is its own, and counts for its pace."""
+        self.engine = engine
         self.began = time.monotonic()
         self._write_metrics()
 
@@ -116,6 +119,7 @@ class Record:
                     "logp": response.logp,
                     "finish_reason": response.finish_reason,
                     "seed": response.seed,
+                    "engine": self.engine,
                 },
             )
             self.tokens += len(response.token_ids or ())
@@ -176,12 +180,17 @@ class Record:
         return found
 
     def _same_tokens(self, one: str, other: str) -> bool:
-        """Whether token ids mean the same to two policies."""
-        first, second = self.tokenizers[one], self.tokenizers[other]
-        return first is second or first.get_vocab() == second.get_vocab()
+        """Whether token ids mean the same to two policies. Vocabularies are compared once."""
+        if (one, other) not in self.same_tokens:
+            first, second = self.tokenizers[one], self.tokenizers[other]
+            same = first is second or first.get_vocab() == second.get_vocab()
+            self.same_tokens[one, other] = same
+        return self.same_tokens[one, other]
 
-    def write_score(self, key: Row, logp: float) -> None:
-        """Append what a response is worth under a policy that did not sample it."""
+    def write_score(self, key: Row, logps: Sequence[float]) -> None:
+        """Append what a response is worth under a policy that did not sample it, null where the
+        engine could not tell."""
+        logp = sum(logps) if logps else None
         append_jsonl(self.run_dir / "scores.jsonl", {**key, "logp": logp})
 
     def close(self, inputs: dict[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from generation.samplers.policy import (
     check_policy,
+    context_of,
     end_ids,
     load_tokenizer,
     tokenizer_folder,
@@ -21,7 +22,7 @@ from generation.samplers.protocol import (
     PromptRequest,
     Sampler,
     SamplerSpec,
-    ServerAway,
+    too_long,
 )
 from generation.samplers.record import Record
 from jobs.run_dir import (
@@ -39,6 +40,7 @@ INPUTS = ("spec.json", "prompts.jsonl")
 PROBES = "probes.jsonl"
 
 StopRequested = Callable[[], bool]
+Prove = Callable[[str], None]
 
 
 def run(run_dir: Path, stop_requested: StopRequested) -> int:
@@ -152,7 +154,7 @@ def write_responses(
         if not mine or stop_requested():
             continue
         sampler = engines.open(group)
-        record.start_clock()
+        record.start_clock(sampler.engine)
         for results in sampler.sample(mine):
             record.write(results)
             if stop_requested():
@@ -169,7 +171,7 @@ def _score(engines: "Engines", record: Record, stop_requested: StopRequested) ->
             continue
         answers = engines.open(group).score([request for _, request in mine])
         for (key, _), logps in zip(mine, answers, strict=True):
-            record.write_score(key, sum(logps))
+            record.write_score(key, logps)
             if stop_requested():
                 return
 
@@ -207,36 +209,38 @@ class Engines:
         """The engine of these policies, loaded and proven to be them."""
         if self._sampler is None or group != self.opened:
             self.close()
-            self._sampler = self._make(self._with_proven_servers(group), group)
+            self._sampler = self._make(self.spec, group, self._prove_server(group))
             self.opened = group
-            proven = check_probes(self._sampler, group, self.probes, self.spec.dtype)
             ids = [policy.id for policy in group]
+            proven = self._proven(self._sampler, group)
             engine = self._sampler.engine
             append_event(self.run_dir, "loaded", engine=engine, policies=ids, proven=proven)
         return self._sampler
 
-    def _make(self, spec: SamplerSpec, group: list[PolicySpec]) -> Sampler:
-        return make_sampler(spec, group, self.tokenizers, self.longest)
+    def _make(self, spec: SamplerSpec, group: list[PolicySpec], prove: Prove | None) -> Sampler:
+        return make_sampler(spec, group, self.tokenizers, self.longest, prove)
 
-    def _with_proven_servers(self, group: list[PolicySpec]) -> SamplerSpec:
-        """The spec with the servers that are there and proven, each by itself: asked together, a
-        right one could answer for a wrong one. One that is away is left out of this run."""
+    def _proven(self, sampler: Sampler, group: list[PolicySpec]) -> dict[str, float]:
+        """How far each policy is from what the trainer says of it; nothing where nobody asks: the
+        transformers sampler loads the files itself, and some servers cannot tell."""
+        unproven = self.spec.server is not None and self.spec.server.unproven
+        if self.spec.sampler == "transformers" or unproven:
+            return {}
+        return check_probes(sampler, group, self.probes, self.spec.dtype)
+
+    def _prove_server(self, group: list[PolicySpec]) -> Prove | None:
+        """Proves one server by itself, whenever it comes or comes back: asked together with others,
+        a right one could answer for a wrong one."""
         server = self.spec.server
-        if server is None or len(server.urls) < 2 or not self.probes:
-            return self.spec
-        proven = []
-        for url in server.urls:
+        if server is None or server.unproven:
+            return None
+
+        def prove(url: str) -> None:
             alone = replace(self.spec, server=replace(server, urls=[url]))
-            try:
-                with closing(self._make(alone, group)) as sampler:
-                    check_probes(sampler, group, self.probes, self.spec.dtype)
-            except ServerAway as away:
-                append_event(self.run_dir, "warning", message=f"{url} is left out: {away}")
-            else:
-                proven.append(url)
-        if not proven:
-            raise ServerAway("no server answers; what was written is kept, run this again later")
-        return replace(self.spec, server=replace(server, urls=proven))
+            with closing(self._make(alone, group, None)) as sampler:
+                self._proven(sampler, group)
+
+        return prove
 
     def close(self) -> None:
         """Give the engine's memory back."""
@@ -246,16 +250,33 @@ class Engines:
 
 
 def _longest(requests: Sequence[PromptRequest], record: Record) -> int:
-    """Positions that the longest text needs: sampled now, or sampled before and to be scored."""
-    needs = [len(request.token_ids) + request.draw.max_new_tokens for request in requests]
+    """Positions that the longest text needs: sampled now, or sampled before and to be scored.
+
+    What does not fit the policy at all fails alone, and asks nothing of the engine.
+    """
+    contexts = {policy.id: context_of(policy) for policy in record.spec.policies}
+    needs = [
+        len(request.token_ids) + request.draw.max_new_tokens
+        for request in requests
+        if not too_long(
+            len(request.token_ids), request.draw.max_new_tokens, contexts[request.policy]
+        )
+    ]
     needs += [len(one.prompt) + len(one.response) + 1 for _, one in record.unscored()]
     return max(needs, default=0)
 
 
 def make_sampler(
-    spec: SamplerSpec, policies: list[PolicySpec], tokenizers: Mapping[str, Any], longest: int
+    spec: SamplerSpec,
+    policies: list[PolicySpec],
+    tokenizers: Mapping[str, Any],
+    longest: int,
+    prove: Prove | None = None,
 ) -> Sampler:
-    """The engine that the spec names; its heavy libraries are imported only here."""
+    """The engine that the spec names; its heavy libraries are imported only here.
+
+    `prove` is asked about each server, by its address, before it is used.
+    """
     ends = {policy.id: end_ids(policy, tokenizers[policy.id]) for policy in policies}
     if spec.sampler == "vllm":
         from generation.samplers.vllm import VllmSampler
@@ -264,7 +285,7 @@ def make_sampler(
     if spec.sampler == "server":
         from generation.samplers.server import ServerSampler
 
-        return ServerSampler(spec, policies, ends)
+        return ServerSampler(spec, policies, ends, prove=prove)
     from generation.samplers.transformers import TransformersSampler
 
     (policy,) = policies

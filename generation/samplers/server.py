@@ -4,7 +4,10 @@ Each response is a request of its own, answered by whichever server has the fewe
 are kept busy while what was answered is written down.
 """
 
+import asyncio
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from generation.samplers.background import Background
 from generation.samplers.completions import (
     Json,
     Unproven,
+    Unscored,
     draw_body,
     read_choice,
     read_response,
@@ -31,19 +35,26 @@ from generation.samplers.protocol import (
     SampledResponse,
     SamplerSpec,
     ScoreRequest,
+    ServerAway,
     response_seed,
     too_long,
 )
-from generation.samplers.serving import Serving, find_out, refuse_batch
+from generation.samplers.serving import Serving, find_out, refuse_host
 from jobs.run_dir import RunDirError, read_json
 
 Logps = tuple[float, ...]
 
+DRAIN_S = 0.05
 ONE_TOKEN = Draw(temperature=0.0, top_p=1.0, max_new_tokens=1, stop=[])
 
 
 class ServerSampler:
-    """A `Sampler`. Every server must serve every one of the policies."""
+    """A `Sampler`. Every server must serve every one of the policies.
+
+    `prove` is given a server's address before that server is used, and again when it comes back:
+    it raises RunDirError where the server holds something else, ServerAway or ValueError where it
+    cannot be asked. Servers that are not fit are left out while another is.
+    """
 
     def __init__(
         self,
@@ -51,13 +62,14 @@ class ServerSampler:
         policies: Sequence[PolicySpec],
         end_ids: Mapping[str, Sequence[int]],
         limits: Limits | None = None,
+        prove: Callable[[str], None] | None = None,
     ) -> None:
         if spec.server is None:
             raise RunDirError("the spec names no server")
         self._seed, self._unproven = spec.seed, spec.server.unproven
         self._policies, self._end_ids = list(policies), end_ids
         self._vocabulary = {policy.id: _vocabulary(policy) for policy in policies}
-        self._limits = limits or Limits()
+        self._limits, self._prove = limits or Limits(), prove
         self._serving: dict[Host, Serving] = {}
         key = read_key(spec.server.key_file)
         hosts = [Host(url, key, self._limits) for url in dict.fromkeys(spec.server.urls)]
@@ -68,7 +80,8 @@ class ServerSampler:
         except BaseException:
             self.close()
             raise
-        self.engine = "server " + ", ".join(map(self._engine_of, hosts))
+        used = [host for host in hosts if not host.refusal]
+        self.engine = "server " + ", ".join(map(self._engine_of, used))
 
     def close(self) -> None:
         """End all that is going on, and the thread."""
@@ -96,7 +109,7 @@ class ServerSampler:
         )
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Logps]:
-        """See `Sampler`.
+        """See `Sampler`. Empty for a response that a server refuses to score, or is given up on.
 
         One at a time where there are adapters: vLLM 0.32 maps logits of prompts to adapters by
         the number of requests, and ends when that differs from the number of positions.
@@ -128,15 +141,14 @@ class ServerSampler:
                 tally.tell()
 
     def _draw_job(self, tally: "_Tally", index: int) -> Job:
-        async def do(host: Host) -> None:
+        async def do(host: Host) -> Callable[[], None]:
             try:
                 response = await self._draw(host, tally.request, index)
             except Refused as refused:
                 if refused.status == 404:
                     raise Failed(f"it does not know the policy any more ({refused})") from None
-                tally.fail(index, f"the server refused it: {refused}")
-            else:
-                tally.add(response)
+                return partial(tally.fail, index, f"the server refused it: {refused}")
+            return partial(tally.add, response)
 
         return Job(do=do, give_up=lambda reason: tally.fail(index, reason))
 
@@ -163,7 +175,7 @@ class ServerSampler:
                 return read_unproven(choice, draw, index=index, seed=seed)
             raise RunDirError(
                 f"{host.url} cannot prove its responses: {reason}. To use it all the same, for "
-                "responses without tokens and log-probabilities, set PREFLOOP_SERVER_UNPROVEN=1"
+                "responses without tokens and log-probabilities, set PREFLOOP_SERVER_UNPROVEN=true"
             ) from None
 
     async def _ask(
@@ -175,7 +187,7 @@ class ServerSampler:
         try:
             answer = await host.call("/v1/completions", body, seconds=seconds, tokens=tokens)
         except Refused as refused:
-            refuse_batch(host, refused)
+            refuse_host(host, refused)
             raise
         return read_choice(answer, names, body["prompt"])
 
@@ -183,10 +195,10 @@ class ServerSampler:
         self, requests: Sequence[ScoreRequest], out: Callable[[tuple[int, Logps]], None]
     ) -> None:
         def job(place: int, request: ScoreRequest) -> Job:
-            async def do(host: Host) -> None:
-                out((place, await self._logps(host, request)))
+            async def do(host: Host) -> Callable[[], None]:
+                return partial(out, (place, await self._logps(host, request)))
 
-            return Job(do=do, give_up=_cannot_score)
+            return Job(do=do, give_up=lambda _reason: out((place, ())))
 
         at_once = 1 if any(policy.adapter for policy in self._policies) else None
         jobs = (job(place, request) for place, request in enumerate(requests))
@@ -203,12 +215,40 @@ class ServerSampler:
         except Refused as refused:
             if refused.status == 404:
                 raise Failed(f"it does not know the policy any more ({refused})") from None
-            raise ValueError(f"{host.url} refused to score a response: {refused}") from None
+            return ()
+        except Unscored:
+            return ()
         except Unproven as reason:
-            raise ValueError(f"{host.url} cannot score responses: {reason}") from None
+            if self._unproven:
+                return ()
+            raise RunDirError(
+                f"{host.url} cannot score responses: {reason}. To go on without what it cannot "
+                "say, set PREFLOOP_SERVER_UNPROVEN=true"
+            ) from None
 
     async def _check(self, host: Host) -> None:
-        """Ask each policy for a token: a server may list what it cannot answer with."""
+        """Whether it is fit to be used; what is known of a server that is not is forgotten."""
+        try:
+            await self._ask_for_tokens(host)
+            if self._prove:
+                await self._prove_host(host, self._prove)
+        except RunDirError:
+            self._serving.pop(host, None)
+            raise
+
+    async def _prove_host(self, host: Host, prove: Callable[[str], None]) -> None:
+        while host.in_flight:  # vLLM's scores go wrong beside other requests: see `score`
+            host.failing_since = None  # it has answered, and our patience is for the others
+            await asyncio.sleep(DRAIN_S)
+        try:
+            await _beside(partial(prove, host.url))
+        except ServerAway as away:
+            raise Failed(f"it could not be asked for a proof: {away}") from None
+        except ValueError as error:
+            raise RunDirError(f"{host.url} cannot be proven to be the policy: {error}") from None
+
+    async def _ask_for_tokens(self, host: Host) -> None:
+        """One of each policy: a server may list what it cannot answer with."""
         self._serving[host] = await find_out(host, self._policies, self._limits.check_s)
         for policy in self._policies:
             prompt = tuple(self._end_ids[policy.id][:1]) or (0,)
@@ -271,8 +311,21 @@ def _failure(request: PromptRequest, indexes: Sequence[int], reason: str) -> Pro
     return PromptFailure(prompt_id=request.prompt_id, indexes=tuple(indexes), reason=reason)
 
 
-def _cannot_score(reason: str) -> None:
-    raise ValueError(f"a response cannot be scored: {reason}")
+def _beside(work: Callable[[], None]) -> "asyncio.Future[None]":
+    """The work in a thread that, unlike asyncio's, does not keep the process from ending."""
+    done: Future[None] = Future()
+    done.set_running_or_notify_cancel()
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:  # goes to whoever waits
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    threading.Thread(target=do, daemon=True).start()
+    return asyncio.wrap_future(done)
 
 
 def read_key(file: str | None) -> str | None:

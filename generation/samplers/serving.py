@@ -51,7 +51,7 @@ async def find_out(host: Host, policies: Sequence[PolicySpec], seconds: float) -
     )
 
 
-def refuse_batch(host: Host, refused: Refused) -> None:
+def refuse_host(host: Host, refused: Refused) -> None:
     """RunDirError where the server refuses more than this one request."""
     if refused.status < 400:
         raise RunDirError(
@@ -69,7 +69,7 @@ async def _cards(host: Host, seconds: float) -> list[Card]:
     try:
         answer = await host.call("/v1/models", seconds=seconds)
     except Refused as refused:
-        refuse_batch(host, refused)
+        refuse_host(host, refused)
         raise RunDirError(f"{host.url} is no server of models ({refused})") from None
     rows = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -140,7 +140,7 @@ async def _load(host: Host, policy: PolicySpec, cards: Sequence[Card], seconds: 
     try:
         await host.fetch("/v1/load_lora_adapter", body, seconds=seconds)
     except Refused as refused:
-        refuse_batch(host, refused)
+        refuse_host(host, refused)
         if "already been loaded" in refused.said:  # by another batch, a moment ago
             return
         raise _cannot_load(host, policy, refused) from None

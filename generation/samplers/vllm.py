@@ -1,7 +1,8 @@
 """vLLM's offline engine: a base model with all its adapters, loaded once for the whole batch.
 
-The engine runs in processes of its own and ends with `close`, so a GPU's memory is free for the
-next round. docs/decisions/0008-vllm.md says which of its settings are chosen here, and why.
+On a GPU the engine runs in processes of its own, which end with `close` and give its memory back to
+the next round; on a CPU it runs in this one. docs/decisions/0008-vllm.md says which of its settings
+are chosen here, and why.
 """
 
 import os
@@ -27,7 +28,7 @@ from generation.samplers.protocol import (
     too_long,
 )
 from jobs.machine import has_gpu
-from jobs.run_dir import read_json
+from jobs.run_dir import RunDirError, read_json
 
 AT_ONCE = 256  # requests that the engine computes in one pass (vLLM's own max_num_seqs)
 IN_FLIGHT = 2 * AT_ONCE  # requests that it holds, so that it never waits for the next one
@@ -36,6 +37,7 @@ MOST_BATCHED_TOKENS = 4096  # of one pass on a CPU, where prompts are never cut 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what vLLM allows for max_lora_rank
 CACHE_SHARE = 0.25  # of a CPU's free memory that the key-value cache may take
 FREE_SHARE = 0.95  # of a GPU's free memory that the engine may take
+ASK_S = 30  # for the driver's answer
 
 os.environ.update(
     VLLM_NO_USAGE_STATS="1",
@@ -68,8 +70,13 @@ class VllmSampler:
         self._serial = 0
 
     def close(self) -> None:
-        """End the engine's processes."""
+        """End the engine's processes; in this one, let go of what another engine will want."""
         self._llm.llm_engine.engine_core.shutdown()
+        if not has_gpu():
+            from vllm.distributed import cleanup_dist_env_and_memory
+
+            del self._llm
+            cleanup_dist_env_and_memory()
 
     def sample(self, requests: Sequence[PromptRequest]) -> Iterator[list[PromptResult]]:
         """See `Sampler`. The engine always has requests waiting, and finishes them in any order."""
@@ -89,11 +96,15 @@ class VllmSampler:
         waiting = ((request, index) for request in requests for index in request.indexes)
         asked: dict[str, tuple[PromptRequest, int]] = {}
         made: dict[tuple[str, str], list[SampledResponse]] = {}
+        refused: set[tuple[str, str]] = set()
         while True:
             results: list[PromptResult] = []
             for request, index in islice(waiting, IN_FLIGHT - len(asked)):
+                if (request.prompt_id, request.policy) in refused:
+                    continue  # with its first response, which says why
                 problem = self._ask(asked, request, index)
                 if problem:
+                    refused.add((request.prompt_id, request.policy))
                     results.append(problem)
             if asked:
                 for output in self._llm.llm_engine.step():
@@ -112,23 +123,25 @@ class VllmSampler:
         self, asked: dict[str, tuple[PromptRequest, int]], request: PromptRequest, index: int
     ) -> PromptFailure | None:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         draw = request.draw
-        params = SamplingParams(
-            temperature=draw.temperature,
-            top_p=draw.top_p,
-            max_tokens=draw.max_new_tokens,
-            stop=draw.stop or None,
-            stop_token_ids=list(self.end_ids[request.policy]),
-            seed=response_seed(self.spec.seed, request.prompt_id, index),
-            logprobs=0,  # of the sampled token only
-            detokenize=bool(draw.stop),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
         try:
+            params = SamplingParams(
+                temperature=draw.temperature,
+                top_p=draw.top_p,
+                max_tokens=draw.max_new_tokens,
+                stop=draw.stop or None,
+                stop_token_ids=list(self.end_ids[request.policy]),
+                seed=response_seed(self.spec.seed, request.prompt_id, index),
+                logprobs=0,  # of the sampled token only
+                flat_logprobs=True,
+                detokenize=bool(draw.stop),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
             name = self._add(request.token_ids, params, request.policy)
-        except ValueError as error:
+        except (ValueError, VLLMClientError) as error:
             if index == request.indexes[0]:
                 return _failure(request, f"the engine refused it: {error}")
             raise  # the same prompt was taken a moment ago
@@ -146,11 +159,13 @@ class VllmSampler:
     def _response(self, output: Any, request: PromptRequest, index: int) -> SampledResponse:
         (made,) = output.outputs
         ids = tuple(made.token_ids)
-        logps = (step[token].logprob for step, token in zip(made.logprobs, ids, strict=True))
+        told = made.logprobs  # flat: the drawn token of each place, and nothing else
+        if told.token_ids[: len(ids)] != list(ids):
+            raise RunDirError(f"{self.engine} gave log-probabilities of other tokens than it drew")
         return SampledResponse(
             index=index,
             token_ids=ids,
-            logp=sum(logps),
+            logp=sum(told.logprobs[: len(ids)]),
             finish_reason=_finish_reason(made),
             seed=response_seed(self.spec.seed, request.prompt_id, index),
             text=made.text if isinstance(made.stop_reason, str) else None,
@@ -261,7 +276,13 @@ def _load(spec: SamplerSpec, policies: Sequence[PolicySpec], context: int) -> An
         options["max_loras"] += 1
     from vllm import LLM
 
-    return LLM(**options)
+    try:
+        return LLM(**options)
+    except Exception as error:  # the engine raises of many kinds, and says why in its log
+        words = f"vLLM could not load {policies[0].model}: {error}"
+        if "memory" in str(error).lower():
+            raise MemoryError(words) from error
+        raise RunDirError(words) from error
 
 
 def _on_cpu(policy: PolicySpec, context: int) -> dict[str, Any]:
@@ -269,7 +290,10 @@ def _on_cpu(policy: PolicySpec, context: int) -> dict[str, Any]:
     is cut into chunks (vLLM 0.32 ends with "CPU Generator does not use offset")."""
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(_cache_gib(policy, context))
     os.environ["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # else a core waits beside the engine
+    # In this process: it loads in seconds, and no process spins while it waits for another.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return {
+        "distributed_executor_backend": "uni",
         "enforce_eager": True,  # nothing is compiled: batches on a CPU are over before it pays
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": max(MOST_BATCHED_TOKENS, context),
@@ -295,10 +319,12 @@ def _cached_bytes(config: dict[str, Any]) -> int:
 def _on_gpu() -> dict[str, Any]:
     """Of a GPU that others use too, only what is free now. Asked of the driver's own program:
     asking torch would keep half a gigabyte for the answer."""
-    query = ["nvidia-smi", "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
-    told = subprocess.run(query, capture_output=True, text=True)  # noqa: S607
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or "0"
+    query = ["nvidia-smi", "-i", first, "--query-gpu=memory.free,memory.total"]
+    query += ["--format=csv,noheader,nounits"]
     try:
+        told = subprocess.run(query, capture_output=True, text=True, timeout=ASK_S)
         free, total = map(int, told.stdout.splitlines()[0].split(","))
-    except (IndexError, ValueError):
+    except (subprocess.TimeoutExpired, IndexError, ValueError):
         return {}
     return {"gpu_memory_utilization": round(min(0.92, FREE_SHARE * free / total), 3)}

@@ -21,6 +21,7 @@ from typing import Any
 from config.environments import vllm_python
 from tests.benchmarks.environment import ROOT
 from tests.benchmarks.models import Shape, write_model
+from tests.benchmarks.probing import write_probes
 from tests.benchmarks.report import Figure, Options, Report
 from tests.benchmarks.rows import WORDS
 
@@ -35,7 +36,8 @@ def measure(options: Options) -> Report:
     repeats = QUICK_REPEATS if options.quick else REPEATS
     with tempfile.TemporaryDirectory(prefix="prefloop-bench-") as name, ExitStack() as stack:
         folder = Path(name)
-        write_model(SHAPE, folder / "model")
+        model = write_model(SHAPE, folder / "model")
+        write_probes(folder, {"p": (model, None)}, "float32")
         (folder / "prompts.json").write_text(json.dumps(prompts(options.data)))
         vllm = stack.enter_context(Child(str(vllm_python()), "vllm", folder))
         peer = stack.enter_context(Child(sys.executable, "transformers", folder))

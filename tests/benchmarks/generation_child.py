@@ -28,6 +28,7 @@ def spec_for(folder: Path, sampler: str) -> SamplerSpec:
     """What the batch asks."""
     model = folder / "model"
     policy = {"id": "p", "model": str(model), "adapter": None, "digest": policy_digest(model)}
+    policy["base_digest"] = None
     spec = {
         "schema": SCHEMA,
         "sampler": sampler,

@@ -20,9 +20,9 @@ from config.environments import vllm_python
 from jobs.machine import has_gpu
 from jobs.run_dir import read_jsonl, write_json, write_jsonl
 from labeling.policy_files import policy_digest
-from tests.benchmarks.environment import ROOT
 from tests.benchmarks.generation import prompts
 from tests.benchmarks.models import ONE_BILLION, SMALL, write_model
+from tests.benchmarks.probing import Named, finish, write_probes
 from tests.benchmarks.report import Figure, Options, Report
 
 K, NEW_TOKENS = 4, 64
@@ -39,12 +39,11 @@ def measure(options: Options) -> Report:
         model = write_model(shape, folder / "model")
         asked = prompts(options.data)[: 8 if options.quick else None]
         before = memory_mb()
-        first = generate(folder / "batch-1", asked, dtype, policy("base", model, None))
+        first = generate(folder / "batch-1", asked, dtype, {"base": (model, None)})
         round_ = train(folder, model, folder / "batch-1", dtype)
         adapter = folder / "round" / "policy"
-        probes(folder / "batch-2", dtype, {"base": (model, None), "adapter": (model, adapter)})
-        both = [policy("base", model, None), policy("adapter", model, adapter)]
-        second = generate(folder / "batch-2", asked, dtype, *both)
+        both: Named = {"base": (model, None), "adapter": (model, adapter)}
+        second = generate(folder / "batch-2", asked, dtype, both)
         proven = [
             row["proven"]
             for row in read_jsonl(folder / "batch-2" / "events.jsonl")
@@ -81,15 +80,22 @@ def measure(options: Options) -> Report:
 
 def policy(id: str, model: Path, adapter: Path | None) -> dict[str, Any]:
     """A policy as a spec names it."""
-    digest = policy_digest(adapter or model)
-    return {"id": id, "model": str(model), "adapter": adapter and str(adapter), "digest": digest}
+    return {
+        "id": id,
+        "model": str(model),
+        "adapter": adapter and str(adapter),
+        "digest": policy_digest(adapter or model),
+        "base_digest": policy_digest(model) if adapter else None,
+    }
 
 
 def generate(
-    run_dir: Path, asked: list[list[dict[str, str]]], dtype: str, *policies: dict[str, Any]
+    run_dir: Path, asked: list[list[dict[str, str]]], dtype: str, named: Named
 ) -> dict[str, float]:
     """A batch by vLLM; the policies share each prompt's responses."""
-    run_dir.mkdir(exist_ok=True)
+    run_dir.mkdir()
+    write_probes(run_dir, named, dtype)
+    policies = [policy(id, *files) for id, files in named.items()]
     ids = [policies[index % len(policies)]["id"] for index in range(K)]
     rows = [{"id": str(n), "messages": each, "policies": ids} for n, each in enumerate(asked)]
     write_jsonl(run_dir / "prompts.jsonl", rows)
@@ -97,7 +103,7 @@ def generate(
     spec = {
         "schema": 2,
         "sampler": "vllm",
-        "policies": list(policies),
+        "policies": policies,
         "draw": draw,
         "seed": 7,
         "system": None,
@@ -129,19 +135,6 @@ def train(folder: Path, model: Path, batch: Path, dtype: str) -> dict[str, float
     return turn([*command, "run", str(folder / "round")])
 
 
-def probes(run_dir: Path, dtype: str, named: dict[str, tuple[Path, Path | None]]) -> None:
-    """What the trainer says of the policies, for the engine to match."""
-    run_dir.mkdir()
-    rows = []
-    for id, (model, adapter) in named.items():
-        file = run_dir / f"{id}.jsonl"
-        given = ["--policy", str(model), "--dtype", dtype]
-        given += ["--adapter", str(adapter)] if adapter else []
-        finish([sys.executable, "-m", "training.trainer", "probe", str(file), *given])
-        rows += [{"policy": id, **row} for row in read_jsonl(file)]
-    write_jsonl(run_dir / "probes.jsonl", rows)
-
-
 def turn(command: list[str]) -> dict[str, float]:
     """Run a program to its end: seconds, memory at its highest, memory when it has ended."""
     began = time.monotonic()
@@ -149,13 +142,6 @@ def turn(command: list[str]) -> dict[str, float]:
     seconds = time.monotonic() - began
     time.sleep(SETTLE_S)
     return {"seconds": seconds, "highest_mb": highest, "after_mb": memory_mb()}
-
-
-def finish(command: list[str]) -> None:
-    """Run a program; its output ends the benchmark where it fails."""
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{done.stderr[-3000:]}\n{' '.join(command[1:4])} failed (its output is above)")
 
 
 def _watched(work: Callable[[], None]) -> float:

@@ -106,6 +106,7 @@ def probe(arguments: argparse.Namespace) -> None:
     """Write the probes of a policy, complete or not at all."""
     from training.trainer.probes import probes
 
+    stop_on_orphaned()
     write_jsonl(arguments.file, probes(_source(arguments), arguments.dtype))
 
 

@@ -115,6 +115,7 @@ def policy_spec(model: Path, adapter: Path | None = None, id: str = "p") -> dict
         "model": str(model),
         "adapter": str(adapter) if adapter else None,
         "digest": policy_digest(adapter or model),
+        "base_digest": policy_digest(model) if adapter else None,
     }
 
 

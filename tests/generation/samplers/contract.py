@@ -77,7 +77,16 @@ def scenes(ids: list[str]) -> dict[str, list[PromptRequest]]:
         "cool": requests("cool", ids, temperature=0.5, top_p=0.9),
         "stop": requests("stop", ids, indexes=tuple(range(6)), max_new_tokens=40, stop=["e", "t "]),
         "long": long,
+        "beyond": requests("good", ids, prompts=1) + [_beyond(policy) for policy in ids],
     }
+
+
+def _beyond(policy: str) -> PromptRequest:
+    """A prompt with a token that the vocabulary does not have."""
+    draw = Draw(temperature=1.0, top_p=1.0, max_new_tokens=4, stop=[])
+    return PromptRequest(
+        prompt_id="beyond 0", policy=policy, token_ids=(5, 10_000, 6), indexes=(0, 1), draw=draw
+    )
 
 
 def play(samplers: Samplers, policies: list[PolicySpec]) -> Answers:

@@ -29,8 +29,10 @@ from tests.generation.samplers import stub_server as stubs  # noqa: E402
 from tests.generation.samplers.stub_server import BASE, END, Mode, Stub  # noqa: E402
 
 DRAW = Draw(temperature=0.9, top_p=0.8, max_new_tokens=8, stop=[])
-BASE_POLICY = PolicySpec(id="12", model=BASE, adapter=None, digest="b" * 64)
-ADAPTED = PolicySpec(id="13", model=BASE, adapter="/adapters/1", digest="a" * 64)
+BASE_POLICY = PolicySpec(id="12", model=BASE, adapter=None, digest="b" * 64, base_digest=None)
+ADAPTED = PolicySpec(
+    id="13", model=BASE, adapter="/adapters/1", digest="a" * 64, base_digest="b" * 64
+)
 LIMITS = Limits(
     in_flight=8,
     connect_s=2,
@@ -41,6 +43,7 @@ LIMITS = Limits(
     first_pause_s=0.02,
     longest_pause_s=0.1,
     longest_retry_after_s=0.4,
+    refused_rest_s=0.4,
     body_bytes=50_000,
     tell_s=0.05,
 )
@@ -72,11 +75,12 @@ def sampler_of(
     *servers: Stub | str,
     policies: tuple[PolicySpec, ...] = (BASE_POLICY,),
     limits: Limits = LIMITS,
+    prove: Callable[[str], None] | None = None,
     **spec: Any,
 ) -> Iterator[ServerSampler]:
     urls = [server if isinstance(server, str) else server.url for server in servers]
     ends = {policy.id: [END] for policy in policies}
-    sampler = ServerSampler(make_spec(*urls, **spec), policies, ends, limits)
+    sampler = ServerSampler(make_spec(*urls, **spec), policies, ends, limits, prove)
     try:
         yield sampler
     finally:

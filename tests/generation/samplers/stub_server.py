@@ -58,7 +58,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # noqa: N802
         self._note()
         if self.path == "/v1/models":
-            self.send({"object": "list", "data": self.server.cards})
+            self.send({"object": "list", "data": self.server.cards}, self.server.list_status)
         elif self.path == "/version" and self.server.version:
             self.send({"version": self.server.version})
         else:
@@ -136,6 +136,7 @@ class Stub(ThreadingHTTPServer):
         self.cards: list[dict[str, Any]] = [
             {"id": BASE, "root": BASE, "parent": None, "max_model_len": 64, "owned_by": "vllm"}
         ]
+        self.list_status = 200
         self.loads_adapters, self.load_error, self.load_status = True, "", 500
         self.loaded: list[dict[str, Any]] = []
         self._thread = threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True)

@@ -208,10 +208,16 @@ def test_a_prompt_that_does_not_fit_fails_alone(answers):
     assert {row["prompt_id"] for row in answers["long"]} >= {"long 0", "long 1"}
 
 
+def test_a_prompt_that_the_engine_refuses_fails_alone(answers):
+    failed = {row["prompt_id"] for row in answers["beyond"] if "reason" in row}
+    written = {row["prompt_id"] for row in answers["beyond"] if row.get("responses")}
+    assert (failed, written) == ({"beyond 0"}, {"good 0"})
+
+
 def test_the_engine_names_itself_and_its_version(answers):
     assert any(character.isdigit() for character in answers["engine"])
 
 
 def test_a_policy_spec_names_its_folder():
-    adapted = PolicySpec(id="1", model="/m", adapter="/a", digest="d")
+    adapted = PolicySpec(id="1", model="/m", adapter="/a", digest="d", base_digest=None)
     assert adapted.folder == "/a"

@@ -1,5 +1,6 @@
 """An engine must score texts as the trainer does, also when it serves several policies at once."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ from generation.samplers.probes import Probe, check_probes, longest_probe, read_
 from generation.samplers.protocol import PolicySpec, SamplerSpec  # noqa: E402
 from generation.samplers.run import run  # noqa: E402
 from generation.samplers.transformers import TransformersSampler  # noqa: E402
-from jobs.run_dir import RunDirError, check_spec, write_jsonl  # noqa: E402
+from jobs.run_dir import RunDirError, check_spec  # noqa: E402
 from tests.generation.samplers.conftest import (  # noqa: E402
     make_run,
     policy_spec,
-    rows,
     save_adapter,
     some_prompts,
     spec_for,
@@ -72,8 +72,53 @@ def test_an_adapter_that_was_not_applied_is_refused(llama, adapter):
         row | {"logp": row["base_logp"] + 0.05 * len(row["response"])}
         for row in trainer_s(llama, adapter)
     ]
-    with pytest.raises(RunDirError, match="as if the adapter"):
+    with pytest.raises(RunDirError, match="like its base model"):
         check_probes(sampler_of(policy), [policy], as_probes(near), "bfloat16")
+
+
+def test_a_neighbouring_round_s_policy_is_refused_in_coarse_rounding_too(llama):
+    """Two policies of a batch that were swapped, closer to each other than rounding may be off."""
+    policy = spec_of(llama, None, "current")
+    true = trainer_s(llama, None, "previous")
+    shifted = [
+        row | {"policy": "current", "logp": row["logp"] - 0.05 * len(row["response"])}
+        for row in true
+    ]
+    with pytest.raises(RunDirError, match="like policy previous"):
+        check_probes(sampler_of(policy), [policy], as_probes(true + shifted), "bfloat16")
+
+
+def test_policies_too_like_to_be_told_apart_are_let_in(llama):
+    """A lightly trained adapter, below what bf16 can show."""
+    policy = spec_of(llama, None)
+    light = [row | {"base_logp": row["logp"] + 0.01} for row in trainer_s(llama, None)]
+    assert check_probes(sampler_of(policy), [policy], as_probes(light), "bfloat16")["p"] < 1e-5
+
+
+def test_a_policy_without_probes_is_not_proven(llama):
+    policy = spec_of(llama, None)
+    with pytest.raises(RunDirError, match="nothing proves"):
+        check_probes(sampler_of(policy), [policy], [], "float32")
+
+
+def test_logps_of_tempered_probabilities_are_refused(llama):
+    """As a server gives them with --logprobs-mode processed_logprobs."""
+    policy = spec_of(llama, None)
+    sampler = sampler_of(policy)
+
+    class Tempered:
+        engine, score, close = sampler.engine, sampler.score, sampler.close
+
+        def sample(self, requests):
+            for group in sampler.sample(requests):
+                yield [replace(one, responses=tuple(map(tempered, one.responses))) for one in group]
+
+    def tempered(response):
+        return replace(response, logp=response.logp / requests_temperature)
+
+    requests_temperature = 0.7
+    with pytest.raises(RunDirError, match="draws for"):
+        check_probes(Tempered(), [policy], as_probes(trainer_s(llama, None)), "float32")
 
 
 def test_an_engine_that_mixes_policies_up_is_refused(llama, adapter):
@@ -103,16 +148,12 @@ def test_an_engine_that_mixes_policies_up_is_refused(llama, adapter):
         check_probes(MixedUp(), policies, probes, "float32")
 
 
-def test_probes_in_a_run_directory_are_checked_before_anything_is_written(llama, adapter, tmp_path):
-    run_dir = make_run(tmp_path, spec_for(llama, adapter), some_prompts())
-    write_jsonl(run_dir / "probes.jsonl", trainer_s(llama, None))
-    with pytest.raises(RunDirError, match="not the policy you think"):
+def test_an_adapter_on_a_base_that_was_replaced_is_refused(llama, adapter, tmp_path):
+    spec = spec_for(llama, adapter)
+    spec["policies"][0]["base_digest"] = "0" * 64
+    run_dir = make_run(tmp_path, spec, some_prompts())
+    with pytest.raises(RunDirError, match="is not the policy that was asked for"):
         run(run_dir, lambda: False)
-    assert not (run_dir / "responses.jsonl").exists()
-    write_jsonl(run_dir / "probes.jsonl", trainer_s(llama, adapter))
-    assert run(run_dir, lambda: False) == 0
-    loaded = [row for row in rows(run_dir / "events.jsonl") if row["kind"] == "loaded"][-1]
-    assert loaded["proven"]["p"] < 1e-5
 
 
 def test_a_run_directory_without_probes_has_none(tmp_path):

@@ -20,6 +20,7 @@ from labeling.chat import prompt_ids  # noqa: E402
 from labeling.policy_files import policy_digest  # noqa: E402
 from tests.generation.samplers.conftest import (  # noqa: E402
     make_run,
+    policy_spec,
     rows,
     some_prompts,
     spec_for,
@@ -75,6 +76,7 @@ def test_a_batch_writes_every_response_with_its_provenance(policy, tmp_path):
             "logp",
             "finish_reason",
             "seed",
+            "engine",
         }
         assert row["prompt_token_ids"] == prompt_ids(tokenizer, prompt["messages"])
         ended = row["finish_reason"] == "stop"
@@ -206,7 +208,7 @@ def test_a_stop_between_groups_keeps_what_was_written(llama, tmp_path):
         ({"policies": []}, "policies must name a policy"),
         ({"score_under": ["q"]}, "score_under names a policy that is not there"),
         (
-            {"policies": [{"id": "p", "model": "/nowhere", "adapter": None, "digest": ""}]},
+            {"policies": [policy_spec(Path(__file__).parent) | {"model": "/nowhere"}]},
             "/nowhere is not",
         ),
     ],

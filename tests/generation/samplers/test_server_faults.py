@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ pytest.importorskip("httpx2")
 from generation.samplers.http import Busy, Failed, Host  # noqa: E402
 from generation.samplers.protocol import (  # noqa: E402
     PromptSamples,
+    ScoreRequest,
     ServerAway,
     response_seed,
 )
@@ -188,6 +189,204 @@ def test_a_server_that_was_away_may_be_asked_again(stub):
         assert_raises(sampler, ServerAway, "not JSON", some_requests(2))
         stub.mode = None
         assert_all_answered(sampler, some_requests(2))
+
+
+# Not fit
+
+
+def other_policy(handler: stubs.Handler, body: dict[str, Any]) -> None:
+    """Well, by all that can be seen: other tokens under the same name."""
+    fooled = stubs.good_answer({**body, "seed": body["seed"] + 1})
+    handler.send(fooled)
+
+
+def prover(*wrong: int) -> tuple[Callable[[str], None], list[str]]:
+    """What raises for servers at these ports, and whom it was asked about."""
+    asked: list[str] = []
+
+    def prove(url: str) -> None:
+        asked.append(url)
+        if int(url.rpartition(":")[2]) in wrong:
+            raise RunDirError(f"this is not the policy you think: {url}")
+
+    return prove, asked
+
+
+def test_a_host_that_comes_back_as_another_policy_writes_nothing():
+    requests = some_requests(40)
+    first, wrong = Stub(mode=stubs.slow), list[int]()
+    done: list[Any] = []
+
+    def prove(url: str) -> None:
+        if wrong and url.endswith(f":{wrong[0]}"):
+            raise RunDirError("this is not the policy you think")
+
+    with (
+        within(8),
+        first,
+        Stub(mode=stubs.slow) as good,
+        sampler_of(first, good, prove=prove) as sampler,
+    ):
+        groups = sampler.sample(requests)
+        while len(done) < 10:
+            done += next(groups)
+        first.stop()
+        wrong.append(first.port)
+        with Stub(first.port, mode=other_policy) as second:
+            for group in groups:
+                done += group
+            checked = len(second.bodies)
+    assert checked >= 1  # it was asked for a token, by the name of the policy, and had one
+    assert len(done) == len({result.prompt_id for result in done}) == 40
+    for request in requests:
+        assert_answered(request, next(r for r in done if r.prompt_id == request.prompt_id))
+
+
+def test_what_a_host_in_doubt_answers_counts_only_once_it_is_fit_again(stub):
+    """One request breaks, another is answered while nobody knows yet by whom."""
+    prove, asked = prover()
+
+    def doubtful(handler: stubs.Handler, body: dict[str, Any]) -> None:
+        time.sleep(0.2)
+        stubs.fine(handler, body)
+
+    with within(8), sampler_of(stub, prove=prove) as sampler:
+        stub.mode = stubs.by_prompt({2: stubs.at_first(stubs.reset, 1), 3: doubtful})
+        assert_all_answered(sampler, some_requests(2, k=1))
+        assert len(stub.bodies) == 5  # two checks, and prompt 3 was not asked again
+    assert asked == [stub.url] * 2
+
+
+def test_what_a_host_answered_before_it_was_found_unfit_is_asked_of_another(stub):
+    turned: list[int] = []
+
+    def prove(url: str) -> None:
+        if turned and url == stub.url:
+            raise RunDirError("this is not the policy you think")
+
+    def turn(handler: stubs.Handler, body: dict[str, Any]) -> None:
+        turned.append(1)
+        stubs.reset(handler, body)
+
+    def late(handler: stubs.Handler, body: dict[str, Any]) -> None:
+        time.sleep(0.2)
+        other_policy(handler, body)
+
+    with within(8), Stub() as good, sampler_of(stub, good, prove=prove) as sampler:
+        stub.mode = stubs.in_turn(turn, late, late, late)
+        good.mode = stubs.slow
+        assert_all_answered(sampler, some_requests(4))
+
+
+def test_every_host_is_proven_before_it_is_used(stub):
+    prove, asked = prover()
+    with Stub() as other, sampler_of(stub, other, prove=prove) as sampler:
+        assert sorted(asked) == sorted([stub.url, other.url])
+        assert_all_answered(sampler, some_requests(4))
+        assert len(asked) == 2
+
+
+def test_a_host_that_cannot_be_asked_for_a_proof_is_away_or_refused(stub):
+    def away(_url: str) -> None:
+        raise ServerAway("nobody there")
+
+    def cannot(_url: str) -> None:
+        raise ValueError("no scores")
+
+    with (
+        pytest.raises(ServerAway, match="nobody there"),
+        sampler_of(stub, prove=away, limits=IMPATIENT),
+    ):
+        pass
+    with (
+        pytest.raises(RunDirError, match="cannot be proven to be the policy: no scores"),
+        sampler_of(stub, prove=cannot),
+    ):
+        pass
+
+
+def test_a_proof_without_end_does_not_keep_a_batch_from_ending(stub):
+    port, release = free_port(), threading.Event()
+
+    def prove(url: str) -> None:
+        if url != stub.url:
+            release.wait(20)
+
+    url = f"http://127.0.0.1:{port}"
+    with within(5), sampler_of(stub, url, prove=prove) as sampler, Stub(port) as late:
+        stub.mode = stubs.slow
+        assert_all_answered(sampler, some_requests(20))
+        assert late.hits["/v1/completions"] == 1
+    release.set()
+
+
+UNFIT: dict[str, Callable[[Stub], object]] = {
+    "another model": lambda stub: stub.cards.__setitem__(0, {"id": "other"}),
+    "no models": lambda stub: setattr(stub, "list_status", 404),
+    "the key": lambda stub: setattr(stub, "mode", stubs.status(401)),
+    "a redirect": lambda stub: setattr(stub, "mode", stubs.status(302, Location="/elsewhere")),
+    "a refusal": lambda stub: setattr(stub, "mode", stubs.status(400)),
+    "proves nothing": lambda stub: setattr(stub, "mode", stubs.lie(put(logprobs=None))),
+}
+
+
+@pytest.mark.parametrize("make_unfit", UNFIT.values(), ids=UNFIT)
+def test_an_unfit_host_is_left_out_where_another_is_fit(stub, make_unfit):
+    make_unfit(stub)
+    with within(5), Stub() as good, sampler_of(stub, good) as sampler:
+        assert sampler.engine == f"server vLLM 0.32.0 at {good.url}"
+        assert_all_answered(sampler, some_requests(10))
+    if make_unfit is not UNFIT["proves nothing"]:
+        assert len(stub.bodies) <= 1
+
+
+@pytest.mark.parametrize("make_unfit", UNFIT.values(), ids=UNFIT)
+def test_only_unfit_hosts_are_refused_with_what_to_do(stub, make_unfit):
+    with Stub() as other, within(2):
+        make_unfit(stub)
+        UNFIT["another model"](other)
+        with pytest.raises(RunDirError, match=stub.url), sampler_of(stub, other):
+            pass
+
+
+def test_a_host_that_turns_unfit_in_mid_batch_is_done_without_until_it_is_mended(stub):
+    with within(8), Stub(mode=stubs.slow) as good, sampler_of(stub, good) as sampler:
+        stub.mode = stubs.status(401)
+        assert_all_answered(sampler, some_requests(10))
+        stub.mode = stubs.slow
+        stub.bodies.clear()
+        time.sleep(LIMITS.refused_rest_s)
+        assert_all_answered(sampler, some_requests(40))
+        assert len(stub.bodies) > 10
+
+
+def test_a_host_with_few_positions_that_is_left_out_fails_no_prompt(stub):
+    stub.cards[0]["max_model_len"] = 4
+    prove, _ = prover(stub.port)
+    with Stub() as good, sampler_of(stub, good, prove=prove) as sampler:
+        assert_all_answered(sampler, some_requests(4))
+
+
+def test_a_refused_host_beside_one_that_is_away_says_what_to_do_of_both(stub):
+    UNFIT["another model"](stub)
+    with (
+        within(5),
+        pytest.raises(RunDirError, match=r"Start it with: vllm serve.*cannot be reached"),
+        sampler_of(f"http://127.0.0.1:{free_port()}", stub, limits=IMPATIENT),
+    ):
+        pass
+
+
+def test_a_host_that_cannot_score_leaves_it_to_the_other(stub):
+    requests = [
+        ScoreRequest(policy="12", prompt=(number, 5), response=(3, 1)) for number in range(2, 12)
+    ]
+    with within(5), Stub() as good, sampler_of(stub, good) as sampler:
+        stub.mode = stubs.lie(put(logprobs=None))
+        scores = list(sampler.score(requests))
+    for request, score in zip(requests, scores, strict=True):
+        whole = stubs.score_of([*request.prompt, *request.response])
+        assert score == tuple(whole[-2:])
 
 
 # Errors

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
 
 from jobs.run_dir import write_jsonl  # noqa: E402
 from tests.generation.samplers.conftest import (  # noqa: E402
@@ -65,13 +67,34 @@ def probes_of(folder: Path, id: str, model: Path, adapter: Path | None) -> list[
     return [{"policy": id, **row} for row in rows(path)]
 
 
+def save_second(llama: Path, folder: Path) -> Path:
+    """The same model with other weights, as a round that trains all of them leaves it."""
+    shutil.copytree(llama, folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(llama)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def run_dir(llama: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A batch of three policies with probes; each prompt is answered by all of them."""
+    """A batch of four policies with probes; each prompt is answered by all of them.
+
+    The last is a whole model of its own: a second engine, loaded after the first.
+    """
     folder = tmp_path_factory.mktemp("batch")
     other = save_adapter(llama, folder / "other")
-    named = {"base": None, "trained": trained, "other": other}
-    policies = [policy_spec(llama, adapter, id=id) for id, adapter in named.items()]
+    second = save_second(llama, folder / "second")
+    named = {
+        "base": (llama, None),
+        "trained": (llama, trained),
+        "other": (llama, other),
+        "second": (second, None),
+    }
+    policies = [policy_spec(model, adapter, id=id) for id, (model, adapter) in named.items()]
     spec = spec_for(
         llama,
         sampler="vllm",
@@ -82,7 +105,7 @@ def run_dir(llama: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory
     asked = [{**prompt, "policies": [*named, "trained"]} for prompt in PROMPTS]
     asked.append({"id": "long", "messages": user("white wine " * 60), "policies": ["base"]})
     made = make_run(folder / "run", spec, asked)
-    probes = [row for id, adapter in named.items() for row in probes_of(folder, id, llama, adapter)]
+    probes = [row for id, files in named.items() for row in probes_of(folder, id, *files)]
     write_jsonl(made / "probes.jsonl", probes)
     return made
 
@@ -101,10 +124,12 @@ def run(run_dir: Path) -> subprocess.CompletedProcess[str]:
 def refused(run_dir: Path) -> subprocess.CompletedProcess[str]:
     """A first run whose engine holds another adapter than the one whose probes were written."""
     true = rows(run_dir / "probes.jsonl")
-    mixed = {"trained": "other", "other": "trained", "base": "base"}
-    write_jsonl(run_dir / "probes.jsonl", [{**row, "policy": mixed[row["policy"]]} for row in true])
+    mixed = {"trained": "other", "other": "trained"}
+    swapped = [row | {"policy": mixed.get(row["policy"], row["policy"])} for row in true]
+    write_jsonl(run_dir / "probes.jsonl", swapped)
     done = run(run_dir)
-    assert not (run_dir / "responses.jsonl").exists()
+    # The other base model's engine may have had its turn before; it is who it says it is.
+    assert {row["policy"] for row in rows(run_dir / "responses.jsonl")} <= {"second"}
     write_jsonl(run_dir / "probes.jsonl", true)
     return done
 
@@ -112,9 +137,10 @@ def refused(run_dir: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def killed(run_dir: Path, refused: object) -> bytes:
     """What a second run had written when it was killed."""
-    program = start_program(run_dir, vllm_python(), start_new_session=True)
     path, end = run_dir / "responses.jsonl", time.monotonic() + LIMIT_S
-    while time.monotonic() < end and not (path.exists() and path.stat().st_size):
+    before = path.stat().st_size
+    program = start_program(run_dir, vllm_python(), start_new_session=True)
+    while time.monotonic() < end and path.stat().st_size == before:
         time.sleep(0.005)
     os.killpg(program.pid, signal.SIGKILL)
     program.communicate(timeout=60)
@@ -140,12 +166,12 @@ def test_a_killed_batch_goes_on_and_loses_and_doubles_nothing(
     killed: bytes, finished: Path
 ) -> None:
     kept = killed[: killed.rindex(b"\n") + 1]
-    assert 0 < kept.count(b"\n") < 4 * len(PROMPTS)
+    assert 0 < kept.count(b"\n") < 5 * len(PROMPTS)
     path = finished / "responses.jsonl"
     assert path.read_bytes().startswith(kept)
     made = [(row["prompt_id"], row["index"]) for row in rows(path)]
     assert len(made) == len(set(made))
-    assert set(made) == {(prompt["id"], index) for prompt in PROMPTS for index in range(4)}
+    assert set(made) == {(prompt["id"], index) for prompt in PROMPTS for index in range(5)}
     (failure,) = rows(finished / "failures.jsonl")
     assert failure["prompt_id"] == "long"
     assert failure["reason"].startswith("too long: ")
@@ -161,11 +187,16 @@ def test_the_trained_policy_s_logps_are_the_trainer_s(
     made = {(row["prompt_id"], row["index"]): row for row in rows(finished / "responses.jsonl")}
     told = [(row["policy"], row, row["logp"]) for row in made.values()]
     scores = rows(finished / "scores.jsonl")
-    assert len(scores) == 80 * (2 + 3)  # trained scores two of four responses, base three
+    assert len(scores) == 80 * (3 + 4)  # trained scores three of five responses, base four
     told += [(row["policy"], made[row["prompt_id"], row["index"]], row["logp"]) for row in scores]
-    for policy, adapter in (("base", None), ("trained", str(trained))):
+    second = str(finished.parent / "second")
+    for policy, model, adapter in (
+        ("base", str(llama), None),
+        ("trained", str(llama), str(trained)),
+        ("second", second, None),
+    ):
         mine = [(row, logp) for name, row, logp in told if name == policy]
-        source = PolicySource(model=str(llama), adapter=adapter)
+        source = PolicySource(model=model, adapter=adapter)
         texts = [(row["prompt_token_ids"], row["token_ids"]) for row, _ in mine]
         expected = logps(source, "float32", texts)
         worst = max(
@@ -176,9 +207,10 @@ def test_the_trained_policy_s_logps_are_the_trainer_s(
 
 
 def test_the_run_says_how_well_it_was_proven(finished: Path) -> None:
-    loaded = [row for row in rows(finished / "events.jsonl") if row["kind"] == "loaded"][-1]
-    assert loaded["engine"].startswith("vllm ")
-    assert set(loaded["proven"]) == {"base", "trained", "other"}
-    assert max(loaded["proven"].values()) < TOLERANCE
+    loaded = [row for row in rows(finished / "events.jsonl") if row["kind"] == "loaded"]
+    proven = {id: worst for row in loaded for id, worst in row["proven"].items()}
+    assert set(proven) == {"base", "trained", "other", "second"}
+    assert max(proven.values()) < TOLERANCE
+    assert all(row["engine"].startswith("vllm ") for row in loaded)
     manifest = json.loads((finished / "manifest.json").read_text())
-    assert set(manifest["policies"]) == {"base", "trained", "other"}
+    assert set(manifest["policies"]) == set(proven)
