@@ -1,4 +1,4 @@
-"""Batches over REST: list, start, look at, cancel. For the project's managers, as the pages are."""
+"""Batches over REST: list, start, look at, cancel, go on. For managers, as the pages are."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,13 @@ from rest_framework.views import APIView
 from generation.lineage import UnknownPolicy, by_name
 from generation.models import Batch
 from generation.selecting import Selection
-from generation.services import BatchLive, CannotGenerate, cancel_batch, start_batch
+from generation.services import (
+    BatchLive,
+    CannotGenerate,
+    cancel_batch,
+    resume_batch,
+    start_batch,
+)
 from labeling.access import MANAGERS, project_for
 from labeling.models import Policy, Project
 from labeling.services.promoting import serving_policy
@@ -85,6 +91,7 @@ def as_json(batch: Batch) -> dict[str, Any]:
         "state": batch.state,
         "origin": batch.origin,
         "started_by": batch.started_by.get_username() if batch.started_by else None,
+        "resumed_by": batch.resumed_by.get_username() if batch.resumed_by else None,
         "policies": [
             {
                 "policy": share.policy.name,
@@ -175,8 +182,24 @@ class CancelBatch(ProjectView):
         )
 
 
+class ResumeBatch(ProjectView):
+    """Having a batch that ended too early go on."""
+
+    def post(self, request: Request, slug: str, number: int) -> Response:
+        """202: only what it lacks is asked. 409 where it cannot go on, or a batch is live."""
+        NothingSerializer(data=request.data).is_valid(raise_exception=True)
+        batch = get_object_or_404(_batches(self.project), number=number)
+        try:
+            resume_batch(batch=batch, actor=request.user)
+        except CannotGenerate as reason:
+            return Response({"detail": str(reason)}, status=status.HTTP_409_CONFLICT)
+        return Response(
+            as_json(_batches(self.project).get(pk=batch.pk)), status=status.HTTP_202_ACCEPTED
+        )
+
+
 def _batches(project: Project) -> Any:
-    found = project.batches.select_related("project", "started_by").defer("barren")
+    found = project.batches.select_related("project", "started_by", "resumed_by").defer("barren")
     return found.prefetch_related("shares__policy")
 
 
@@ -221,5 +244,10 @@ urlpatterns = [
         "projects/<slug:slug>/batches/<int:number>/cancel/",
         CancelBatch.as_view(),
         name="cancel_batch",
+    ),
+    path(
+        "projects/<slug:slug>/batches/<int:number>/resume/",
+        ResumeBatch.as_view(),
+        name="resume_batch",
     ),
 ]

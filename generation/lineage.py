@@ -21,6 +21,22 @@ def initial_policy(policy: Policy) -> Policy:
     return policy if root == policy.pk else policy.project.policies.get(pk=root)
 
 
+def base_of(policy: Policy) -> Policy | None:
+    """The policy of this one's line that is the very model which this one's adapter is on.
+
+    None where this one has no adapter, or the line does not say.
+    """
+    if not policy.adapter_path:
+        return None
+    line = policy.project.policies.in_bulk()
+    one: Policy | None = line[policy.pk]
+    while one is not None:
+        if one.model_path == policy.model_path and not one.adapter_path:
+            return one
+        one = line.get(one.parent_id) if one.parent_id else None
+    return None
+
+
 def standing(project: Project) -> dict[str, Policy]:
     """The policies that the words mean now; what is absent is left out.
 

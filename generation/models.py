@@ -142,7 +142,10 @@ class Batch(Sampling):
     taken = models.PositiveIntegerField(default=0, help_text="Prompts taken into the record.")
     failures = models.PositiveIntegerField(default=0, help_text="Prompts that failed alone.")
     comparisons = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Made of its responses so far; unknown for old batches."
+        null=True,
+        blank=True,
+        help_text="Made of its responses so far, without those of a policy that had been "
+        "replaced; unknown for old batches.",
     )
     barren = models.JSONField(
         default=list,
@@ -153,6 +156,14 @@ class Batch(Sampling):
     job_id = models.PositiveBigIntegerField(null=True, blank=True)
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    resumed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="Who last let it go on after it had ended too early.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
@@ -177,6 +188,7 @@ class Batch(Sampling):
         return self.state in LIVE_BATCH_STATES
 
 
+ENDED_EARLY = (BatchState.FAILED, BatchState.CANCELLED)
 AUTOMATIC = (Batch.Origin.TOP_UP, Batch.Origin.PROMOTION)  # nobody asked for the very batch
 
 

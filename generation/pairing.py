@@ -44,7 +44,10 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Candidates to compare, and the way they were chosen: a value of Comparison.Pairing."""
+    """Candidates to compare, and the way they were chosen: a value of Comparison.Pairing.
+
+    "" where the way that was asked for could not be followed, so that chance took its place.
+    """
 
     ids: tuple[int, ...]
     pairing: str
@@ -61,21 +64,24 @@ def pair(
 
     The first draw from `seed` decides whether this prompt is one of the `random_percent` that are
     paired at random whatever the strategy: the others are measured against them. Where a strategy
-    cannot be followed, chance takes its place and the groups say so. Of candidates with the same
-    text only the first is used. The candidates' order changes nothing.
+    cannot be followed, chance takes its place and the groups say "", those of the random share
+    too: prompts that have no counterpart must not be measured. Of candidates with the same text
+    only the first is used. The candidates' order changes nothing.
     """
     rng = random.Random(seed)
     by_chance = 100 * rng.random() < random_percent
     drawn = _distinct(candidates)
     rng.shuffle(drawn)  # what a rule has no opinion on is left to chance
-    rule = RULES[strategy]
-    if by_chance or not _can_follow(strategy, drawn):
-        strategy, rule = RANDOM, _cut
+    way, label = strategy, strategy
+    if not _can_follow(strategy, drawn):
+        way, label = RANDOM, ""
+    elif by_chance:
+        way = label = RANDOM
     made = []
-    for group in rule(drawn, size):
+    for group in RULES[way](drawn, size):
         rng.shuffle(group)  # the order of slots says nothing about how they were chosen
         mixed = len({one.policy for one in group}) > 1
-        pairing = RANDOM if strategy == ACROSS and not mixed else strategy
+        pairing = "" if way == ACROSS and not mixed else label
         made.append(Group(ids=tuple(one.id for one in group), pairing=pairing))
     return made
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import transaction
-from django.db.models import F, Max, QuerySet
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from generation.lineage import by_word
@@ -170,10 +170,12 @@ def comparisons_per_prompt(plan: Plan) -> int:
 
 
 def _circumstances(project: Project, serving: Policy) -> str:
-    """What a stopped plan waits for: another policy, more prompts, a batch of somebody's own."""
-    others = project.batches.exclude(origin__in=AUTOMATIC).filter(state=BatchState.SUCCEEDED)
-    last = others.aggregate(last=Max("pk"))["last"]
-    return f"{serving.pk} {project.prompts.count()} {last} {project.comparison_size}"
+    """What a stopped plan waits for: another policy, more prompts, a batch that succeeds.
+
+    That is one of somebody's own, or one of the plan's that somebody let go on.
+    """
+    succeeded = project.batches.filter(state=BatchState.SUCCEEDED).count()
+    return f"{serving.pk} {project.prompts.count()} {succeeded} {project.comparison_size}"
 
 
 def _go_on(plan: Plan) -> None:

@@ -4,6 +4,7 @@ A policy is scored once on this installation, from its own files; the numbers ar
 """
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from jobs.outcome import failure_words
 from jobs.process import run_program
 from jobs.run_dir import EXIT_DONE, EXIT_STOPPED, read_json, read_jsonl, write_jsonl
 from jobs.running import JobFailed, RunningJob, TryAgain
+from labeling.policy_files import policy_digest
 
 SILENCE_S = 15 * 60.0
 PROBES = "probes.jsonl"
 PROVEN_SAMPLERS = ("vllm", "server")  # the transformers sampler loads the files themselves
-ADVICE = "Free memory, and start the batch again; nothing was lost."
+PROBES_VERSION = 1  # counts up where the trainer's program comes to score other texts, or otherwise
+ADVICE = "Free memory, then let the batch go on."
 
 
 def write_probes(job: RunningJob, run_dir: Path) -> None:
@@ -27,33 +30,41 @@ def write_probes(job: RunningJob, run_dir: Path) -> None:
     if spec["sampler"] not in PROVEN_SAMPLERS or unproven or (run_dir / PROBES).exists():
         return
     rows = []
+    base_digest = cache(policy_digest)
     for policy in spec["policies"]:
-        path = _kept(policy, spec["dtype"])
+        job.progress(0, 0, "looking for what proves the policy")
+        try:
+            base = base_digest(Path(policy["model"])) if policy["adapter"] else None
+        except OSError as error:
+            raise JobFailed(f"{policy['model']} cannot be read: {error.strerror}.") from None
+        path = _kept(policy, base, spec["dtype"])
         if not path.exists():
-            _score(job, run_dir, policy, spec["dtype"], path)
+            _score(job, run_dir, policy, spec, path)
         rows += [{"policy": policy["id"], **row} for row in read_jsonl(path, torn=False)]
     write_jsonl(run_dir / PROBES, rows)
 
 
-def _kept(policy: dict[str, Any], dtype: str) -> Path:
-    """Where a policy's probes are kept. An adapter's digest does not cover its base model."""
-    base = read_json(Path(policy["model"]) / "config.json")
-    key = repr((policy["digest"], policy["model"], base, dtype))
+def _kept(policy: dict[str, Any], base: str | None, dtype: str) -> Path:
+    """Where a policy's probes are kept. An adapter's digest does not cover its base model's."""
+    key = repr((PROBES_VERSION, policy["digest"], policy["model"], base, dtype))
     folder: Path = settings.RUNS_DIR / "probes"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()}.jsonl"
 
 
-def _score(job: RunningJob, run_dir: Path, policy: dict[str, Any], dtype: str, path: Path) -> None:
+def _score(
+    job: RunningJob, run_dir: Path, policy: dict[str, Any], spec: dict[str, Any], path: Path
+) -> None:
     job.progress(0, 0, "scoring texts that prove the policy")
     adapter = ["--adapter", policy["adapter"]] if policy["adapter"] else []
     command = [settings.TRAINER_PYTHON, "-m", "training.trainer", "probe", str(path)]
-    command += ["--policy", policy["model"], "--dtype", dtype, *adapter]
+    command += ["--policy", policy["model"], "--dtype", spec["dtype"], *adapter]
     code = run_program(
         job,
         command,
         cwd=settings.BASE_DIR,
-        env={},
+        # A batch that servers write holds no GPU of this machine: a round may be training on it.
+        env={"CUDA_VISIBLE_DEVICES": ""} if spec["sampler"] == "server" else {},
         on_tick=lambda: None,
         log_path=run_dir / "program.log",
         silence_s=SILENCE_S,

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from django.conf import settings
 
-from generation.lineage import initial_policy
+from generation.lineage import base_of, initial_policy
 from generation.models import Batch
 from generation.pairing import NEEDS_REWARDS
 from generation.samplers.protocol import SCHEMA
@@ -107,11 +107,13 @@ def _scored_under(batch: Batch) -> list[Policy]:
 
 
 def _policy_spec(policy: Policy) -> Row:
+    base = base_of(policy)
     return {
         "id": str(policy.pk),
         "model": policy.model_path,
         "adapter": policy.adapter_path or None,
         "digest": policy.digest,
+        "base_digest": base.digest if base else None,
     }
 
 

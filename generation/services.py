@@ -13,6 +13,7 @@ from django.utils import timezone
 from generation.choosing import by_server, choose
 from generation.models import (
     AUTOMATIC,
+    ENDED_EARLY,
     LIVE_BATCH_STATES,
     MOST_WEIGHT,
     SAMPLING,
@@ -164,16 +165,20 @@ def _queue(batch: Batch, policies: Mapping[Policy, int], *, derive_seed: bool) -
             if derive_seed:
                 batch.seed = batch.pk
             batch.run_dir = str(settings.RUNS_DIR / f"batch-{batch.pk:06d}")
-            batch.job_id = queue.enqueue(
-                kind=KIND,
-                payload={"batch": batch.pk},
-                # A server needs none of this machine's GPU: waiting for it must not hold the lane.
-                lane="light" if waits else "gpu",
-                max_attempts=SERVER_ATTEMPTS if waits else ATTEMPTS,
-            ).pk
+            batch.job_id = _enqueue(batch, waits=waits)
             batch.save(update_fields=["seed", "run_dir", "job_id"])
     except IntegrityError:
         raise BatchLive from None
+
+
+def _enqueue(batch: Batch, *, waits: bool) -> int:
+    return queue.enqueue(
+        kind=KIND,
+        payload={"batch": batch.pk},
+        # A server needs none of this machine's GPU: waiting for it must not hold the lane.
+        lane="light" if waits else "gpu",
+        max_attempts=SERVER_ATTEMPTS if waits else ATTEMPTS,
+    ).pk
 
 
 def _next_number(project: Project) -> int:
@@ -185,6 +190,38 @@ def cancel_batch(*, batch: Batch) -> None:
     """Ask for the batch to stop; what it has written stays in its run directory."""
     if batch.job_id is not None:
         queue.request_cancel(batch.job_id)
+
+
+def resumable(batch: Batch) -> bool:
+    """Whether a batch that ended too early had begun, so that it can go on where it stopped."""
+    begun = bool(batch.run_dir) and (Path(batch.run_dir) / "spec.json").exists()
+    return batch.state in ENDED_EARLY and begun
+
+
+def resume_batch(*, batch: Batch, actor: User | None) -> Batch:
+    """Have a batch that failed or was cancelled go on: only what it lacks is asked and taken in.
+
+    CannotGenerate where it cannot; BatchLive where it, or another one of the project, is live.
+    """
+    try:
+        with transaction.atomic():
+            Project.objects.select_for_update().get(pk=batch.project_id)
+            batch.refresh_from_db()
+            if batch.live:
+                raise BatchLive
+            if batch.state not in ENDED_EARLY:
+                raise CannotGenerate({"": [f"{batch} has {batch.state}: it lacks nothing."]})
+            if not resumable(batch):
+                words = f"{batch} had not begun, or its run directory is gone. Start another one."
+                raise CannotGenerate({"": [words]})
+            batch.state, batch.error, batch.resumed_by = BatchState.QUEUED, "", actor
+            batch.started_at = batch.finished_at = None
+            batch.save(update_fields=["state", "error", "resumed_by", "started_at", "finished_at"])
+            batch.job_id = _enqueue(batch, waits=batch.sampler == "server")
+            batch.save(update_fields=["job_id"])
+    except IntegrityError:
+        raise BatchLive from None
+    return batch
 
 
 def prepare(batch: Batch) -> Path:
@@ -227,8 +264,8 @@ def take_in(
 
     Nothing is stored unless the whole output is sound. Each step is a short `fenced` transaction
     that notes how far it came: whoever judges meanwhile hardly waits for it, and a rerun goes on
-    from there. `ended` is called in the last one. What a policy that was replaced wrote is stored
-    and not compared. A batch that has ended is left as it is.
+    from there. `ended` is called in the last one. Comparisons of what a policy that was replaced
+    wrote are made retired, and not counted. A batch that has ended is left as it is.
     """
     batch.refresh_from_db()
     if not batch.live:
@@ -252,12 +289,14 @@ def take_in(
 def _take_in(batch: Batch, output: Output, chunk: Sequence[Written]) -> None:
     _lock(batch)
     stored = store(batch, output, chunk)
-    made: list[Comparison] = []
-    if serving_policy(batch.project) == batch.leading:
-        made = create_comparisons(project=batch.project, wanted=comparisons_of(batch, stored))
+    serves = serving_policy(batch.project) == batch.leading
+    made = create_comparisons(
+        project=batch.project, wanted=comparisons_of(batch, stored), retired=not serves
+    )
+    if serves:
         continue_conversations(responses=[one.response for one in stored if one.new])
     batch.taken += len(chunk)
-    batch.comparisons = (batch.comparisons or 0) + len(made)
+    batch.comparisons = (batch.comparisons or 0) + (len(made) if serves else 0)
     if batch.origin in AUTOMATIC:
         compared = {comparison.prompt_id for comparison in made}
         batch.barren += [one.prompt for one in chunk if one.prompt not in compared]

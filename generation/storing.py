@@ -75,7 +75,7 @@ def _response(batch: Batch, output: Output, written: Written, row: Row) -> Respo
     own_system = asked["messages"][0]["role"] == "system"
     sampling = {
         "batch": batch.number,
-        "engine": output.engine,
+        "engine": row.get("engine") or output.engine,  # old batches have one in all
         "sampler": batch.sampler,
         "policy_digest": output.digests[row["policy"]],
         "index": row["index"],

@@ -30,7 +30,10 @@ from labeling.services.promoting import register_policy
 SILENCE_S = 15 * 60.0
 WAIT = timedelta(seconds=30)  # for a server that is away; doubled each time
 LONGEST_WAIT = timedelta(minutes=15)
-ADVICE = "Ask for fewer tokens, or free memory, and start a batch again; nothing was lost."
+ADVICE = (
+    "What was written is kept: free memory, then let the batch go on; or start one that asks for "
+    "fewer tokens."
+)
 MB = 10**6  # bytes
 
 
@@ -65,6 +68,7 @@ def _sample(job: RunningJob, batch: Batch, run_dir: Path) -> None:
         job.progress(done, batch.total, note)
         services.note_progress(batch=batch, done=done)
 
+    before = _written(run_dir)
     code = run_program(
         job,
         [python_for(batch.sampler), "-m", "generation.samplers", "run", str(run_dir)],
@@ -77,10 +81,18 @@ def _sample(job: RunningJob, batch: Batch, run_dir: Path) -> None:
     if code == EXIT_STOPPED:
         raise TryAgain("The sampler was stopped from outside.")
     if code == EXIT_UNAVAILABLE:
-        wait = min(WAIT * 2 ** (job.attempt - 1), LONGEST_WAIT)
-        raise TryAgain(failure_words(run_dir, code, advice=ADVICE), delay=wait)
+        progressed = _written(run_dir) > before
+        wait = WAIT if progressed else min(WAIT * 2 ** (job.attempt - 1), LONGEST_WAIT)
+        words = failure_words(run_dir, code, advice=ADVICE)
+        raise TryAgain(words, delay=wait, progressed=progressed)
     if code != EXIT_DONE:
         raise JobFailed(failure_words(run_dir, code, advice=ADVICE))
+
+
+def _written(run_dir: Path) -> int:
+    """How many bytes of answers there are."""
+    files = (run_dir / name for name in ("responses.jsonl", "scores.jsonl"))
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 @handler(plans.KIND)

@@ -12,4 +12,5 @@ urlpatterns = [
     path("p/<slug:slug>/batches/matching/", views.matching, name="matching"),
     path("p/<slug:slug>/batches/<int:number>/", views.batch, name="batch"),
     path("p/<slug:slug>/batches/<int:number>/cancel/", views.cancel, name="cancel_batch"),
+    path("p/<slug:slug>/batches/<int:number>/resume/", views.resume, name="resume_batch"),
 ]

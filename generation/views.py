@@ -17,7 +17,13 @@ from generation.forms import PlanForm, in_one_line
 from generation.models import LIVE_BATCH_STATES, Batch
 from generation.plans import plan_of, ready_now, save_plan, top_up
 from generation.selecting import NOT_ANSWERED, Selection, select_prompts
-from generation.services import CannotGenerate, cancel_batch, start_batch
+from generation.services import (
+    CannotGenerate,
+    cancel_batch,
+    resumable,
+    resume_batch,
+    start_batch,
+)
 from jobs import queue
 from jobs.models import Job
 from jobs.run_dir import RunDirError, read_jsonl
@@ -29,6 +35,7 @@ from labeling.services.promoting import serving_policy
 
 PAGE = 20
 SHOWN_FAILURES = 20
+PROOF_EVENTS = 1000  # of a batch; a run writes a handful
 PACE_LINES = 20  # metrics lines, one a few dozen prompts, that the pace is measured over
 
 
@@ -121,7 +128,9 @@ def batch(request: PageRequest, slug: str, number: int) -> HttpResponse:
     """One batch. While it is live its progress is asked for every two seconds."""
     project = project_for(request.user, slug, MANAGERS)
     found = get_object_or_404(
-        project.batches.select_related("leading", "started_by").prefetch_related("shares__policy"),
+        project.batches.select_related("leading", "started_by", "resumed_by").prefetch_related(
+            "shares__policy"
+        ),
         number=number,
     )
     if request.htmx and not found.live:
@@ -137,7 +146,24 @@ def _asked(batch: Batch) -> dict[str, Any]:
         "asked": Selection.from_json(batch.selection).words(batch.leading.name),
         "stops": [in_one_line(text) for text in batch.stop],
         "choice": choose() if batch.live and not batch.sampler else None,
+        "proof": proof(batch),
+        "resumable": resumable(batch),
     }
+
+
+def proof(batch: Batch) -> str:
+    """How sure it is that the policies wrote this, "" where nothing was loaded yet."""
+    events = _rows(Path(batch.run_dir) / "events.jsonl", PROOF_EVENTS)
+    loaded = [row for row in events if row.get("kind") == "loaded"]
+    if not loaded:
+        return ""
+    if batch.sampler == "transformers":
+        return "none: transformers loads the files itself"
+    # A policy that was loaded again was proven again: its last difference counts.
+    proven = {id: far for row in loaded for id, far in (row.get("proven") or {}).items()}
+    if not proven:
+        return "unproven: nothing tells whether these servers have the policies"
+    return f"within {max(proven.values()):.2g} nats a token of the trainer"
 
 
 @require_POST
@@ -150,6 +176,18 @@ def cancel(request: PageRequest, slug: str, number: int) -> HttpResponse:
         messages.info(request, f"Batch {number} was asked to stop. What it has written is kept.")
     else:
         messages.warning(request, f"Batch {number} had ended already: {found.state}.")
+    return redirect("generation:batch", slug=slug, number=number)
+
+
+@require_POST
+def resume(request: PageRequest, slug: str, number: int) -> HttpResponse:
+    """Have a batch that ended too early go on."""
+    project = project_for(request.user, slug, MANAGERS)
+    found = get_object_or_404(project.batches, number=number)
+    try:
+        resume_batch(batch=found, actor=request.user)
+    except CannotGenerate as reason:
+        messages.warning(request, str(reason))
     return redirect("generation:batch", slug=slug, number=number)
 
 

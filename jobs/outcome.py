@@ -24,11 +24,17 @@ def failure_words(run_dir: Path, code: int, *, advice: str) -> str:
 
 
 def _last_error(run_dir: Path) -> str:
+    """What the last run said; an earlier run of the same directory ended for its own reason."""
     path = run_dir / "events.jsonl"
     if not path.exists():
         return ""
-    errors = [row for row in read_jsonl(path) if row.get("kind") == "error"]
-    return str(errors[-1].get("message", "")) if errors else ""
+    said = ""
+    for row in read_jsonl(path):
+        if row.get("kind") == "start":
+            said = ""
+        elif row.get("kind") == "error":
+            said = str(row.get("message", ""))
+    return said
 
 
 def _log_tail(path: Path) -> str:

@@ -163,12 +163,18 @@ def cancel(job: Job) -> None:
 
 @transaction.atomic
 def requeue(
-    job: Job, *, delay: timedelta = timedelta(0), reason: str = "", count_attempt: bool = True
+    job: Job,
+    *,
+    delay: timedelta = timedelta(0),
+    reason: str = "",
+    count_attempt: bool = True,
+    progressed: bool = False,
 ) -> None:
     """Hand the job back, to be run again after `delay`.
 
     A job that was to be cancelled is cancelled now. With `count_attempt`, one that has had all
-    its attempts fails with `reason`; without, this attempt is as if it had not been.
+    its attempts fails with `reason`; without, this attempt is as if it had not been. `progressed`
+    says that this attempt got further: then all attempts so far are as if they had not been.
     """
     ours = Job.objects.owned(job.pk, job.lease)
     now = ours.select_for_update().first()
@@ -176,13 +182,13 @@ def requeue(
         raise LeaseLost(str(job))
     if now.cancel_requested_at is not None:
         _end(ours, job, JobState.CANCELLED, "")
-    elif count_attempt and now.attempts >= now.max_attempts:
+    elif count_attempt and not progressed and now.attempts >= now.max_attempts:
         _end(ours, job, JobState.FAILED, f"{reason} Given up after {now.attempts} attempts.")
     else:
         _write(
             job,
             state=JobState.QUEUED,
-            attempts=F("attempts") - (0 if count_attempt else 1),
+            attempts=0 if progressed else F("attempts") - (0 if count_attempt else 1),
             # SQLite writes a sum finer than Now(): plus nothing, it would be due a millisecond on.
             run_after=Now() + delay if delay else Now(),
             error=reason,

@@ -24,11 +24,20 @@ class JobFailed(Exception):
 
 
 class TryAgain(Exception):
-    """A handler raises this when the same job may well succeed later; it counts as an attempt."""
+    """A handler raises this when the same job may well succeed later; it counts as an attempt.
 
-    def __init__(self, reason: str, *, delay: timedelta = timedelta(seconds=30)) -> None:
+    Unless this one got further, `progressed`: then attempts are counted anew.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        delay: timedelta = timedelta(seconds=30),
+        progressed: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.delay = delay
+        self.delay, self.progressed = delay, progressed
 
 
 class Cancelled(Exception):

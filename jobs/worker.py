@@ -195,7 +195,7 @@ def _execute(job: Job, running: RunningJob) -> None:
     except WorkerStopping:
         queue.requeue(job, count_attempt=False)
     except TryAgain as again:
-        queue.requeue(job, delay=again.delay, reason=str(again))
+        queue.requeue(job, delay=again.delay, reason=str(again), progressed=again.progressed)
     except (OperationalError, InterfaceError):
         logger.warning("%s lost touch with the database", job, exc_info=True)
         queue.requeue(job, delay=DATABASE_PAUSE, reason=DATABASE_AWAY)

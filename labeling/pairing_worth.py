@@ -97,7 +97,8 @@ def report(project: Project) -> Report | None:
     """What the project's ways of choosing bring; None where it leaves everything to chance.
 
     One query a table, and only the first where there is nothing to tell: a project may have a
-    million comparisons. Those that people chose, gold ones and evaluations have no part in it.
+    million comparisons. Those that people chose, those of prompts where the way asked for could not
+    be followed, gold ones and evaluations have no part in it.
     """
     made = _comparisons(project)
     used = made.keys() | _planned(project)

@@ -77,13 +77,16 @@ def make_policy(
     name: str = "",
     state: PolicyState = PolicyState.CANDIDATE,
     parent: Policy | None = None,
+    model_path: str = "",
+    adapter_path: str = "",
 ) -> Policy:
     """A policy's row; there are no files behind it."""
     number = next(_numbers)
     return Policy.objects.create(
         project=project or make_project(),
         name=name or f"policy-{number}",
-        model_path=f"/nowhere/policy-{number}",
+        model_path=model_path or f"/nowhere/policy-{number}",
+        adapter_path=adapter_path,
         digest=f"{number:064x}",
         parent=parent,
         state=state,

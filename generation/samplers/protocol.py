@@ -27,7 +27,7 @@ class PolicySpec:
     model: str
     adapter: str | None
     digest: str
-    base_digest: str | None
+    base_digest: str | None = None
 
     @property
     def folder(self) -> str:

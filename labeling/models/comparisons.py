@@ -50,7 +50,10 @@ class Comparison(models.Model):
     purpose = models.CharField(max_length=16, choices=Purpose, default=Purpose.STANDARD)
     state = models.CharField(max_length=16, choices=State, default=State.OPEN)
     pairing = models.CharField(
-        max_length=16, choices=Pairing, blank=True, help_text="Empty where people chose."
+        max_length=16,
+        choices=Pairing,
+        blank=True,
+        help_text="Empty where people chose, or the way that was asked for could not be followed.",
     )
     overlap = models.PositiveSmallIntegerField()
     judged = models.PositiveSmallIntegerField(default=0)

@@ -24,10 +24,15 @@ class NewComparison:
 
 @transaction.atomic
 def create_comparisons(
-    *, project: Project, wanted: Collection[NewComparison], overlap: int | None = None
+    *,
+    project: Project,
+    wanted: Collection[NewComparison],
+    overlap: int | None = None,
+    retired: bool = False,
 ) -> list[Comparison]:
     """Make comparisons, each wanting `overlap` judgments (default: the project's).
 
+    `retired`: of a policy that has been replaced; `reopen_retired` opens them if it serves again.
     CannotCompare, with nothing written, where one of them is none.
     """
     for one in wanted:
@@ -40,6 +45,7 @@ def create_comparisons(
                 purpose=one.purpose,
                 priority=one.priority,
                 pairing=one.pairing,
+                state=Comparison.State.RETIRED if retired else Comparison.State.OPEN,
                 overlap=overlap or project.overlap,
             )
             for one in wanted
@@ -89,7 +95,10 @@ def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
 
 
 def reopen_retired(*, policy: Policy) -> int:
-    """Open again what was retired unjudged when this policy was replaced; returns how many."""
+    """Open again what was retired unjudged when this policy was replaced, or made retired after.
+
+    Returns how many.
+    """
     return Comparison.objects.filter(
         pk__in=Slot.objects.filter(response__policy=policy).values("comparison"),
         state=Comparison.State.RETIRED,

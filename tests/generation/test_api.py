@@ -10,7 +10,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from generation.models import Batch, BatchState
-from generation.services import start_batch, take_in
+from generation.services import end_batch, prepare, start_batch, take_in
 from jobs.models import Job
 from labeling.models import PolicyState, Project, Role
 from labeling.services.promoting import promote
@@ -231,6 +231,20 @@ def test_a_batch_is_cancelled_once(project: Project, manager: Client) -> None:
     assert "had ended already: cancelled" in again.json()["detail"]
 
 
+def test_a_batch_that_ended_too_early_goes_on_once(project: Project, manager: Client) -> None:
+    batch = start_batch(project=project, policies={project.policies.get(): 1}, actor=None)
+    prepare(batch)
+    end_batch(batch=batch, state=BatchState.FAILED, error="No such folder.")
+    answer = manager.generic("POST", one(batch, "resume_batch"))
+    assert (answer.status_code, answer.json()["state"]) == (202, "queued")
+    assert (answer.json()["error"], bool(answer.json()["resumed_by"])) == ("", True)
+    again = manager.post(one(batch, "resume_batch"), {}, content_type="application/json")
+    assert (again.status_code, "waiting or running" in again.json()["detail"]) == (409, True)
+    whole = make_batch(project=project)
+    refused = manager.generic("POST", one(whole, "resume_batch"))
+    assert refused.status_code == 409
+
+
 def test_a_cancellation_takes_no_options(project: Project, manager: Client) -> None:
     batch = make_batch(project=project, state=BatchState.RUNNING)
     answer = manager.post(
@@ -241,7 +255,7 @@ def test_a_cancellation_takes_no_options(project: Project, manager: Client) -> N
 
 def test_what_is_not_there_is_not_found(project: Project, manager: Client) -> None:
     batch = make_batch(project=project)
-    for route, method in (("batch", "GET"), ("cancel_batch", "POST")):
+    for route, method in (("batch", "GET"), ("cancel_batch", "POST"), ("resume_batch", "POST")):
         missing = reverse(f"api:{route}", args=[project.slug, 99])
         assert manager.generic(method, missing).status_code == 404
     other = make_batch()
@@ -258,6 +272,7 @@ def test_only_managers_are_answered(project: Project, client: Client) -> None:
             post(client, project, {"nonsense": 1}).status_code,
             client.get(one(batch)).status_code,
             client.post(one(batch, "cancel_batch")).status_code,
+            client.post(one(batch, "resume_batch")).status_code,
         }
 
     assert statuses() == {403}

@@ -12,7 +12,7 @@ from tests.generation.samplers.vllm_env import vllm_python
 
 @pytest.fixture(autouse=True)
 def _undecided(settings):
-    settings.SAMPLER, settings.SERVER_URLS = "auto", []
+    settings.SAMPLER, settings.SERVER_URLS, settings.SERVER_UNPROVEN = "auto", [], False
     settings.VLLM_PYTHON, settings.SAMPLER_PYTHON = "/no/python", sys.executable
 
 
@@ -27,6 +27,16 @@ def test_a_server_comes_first_and_the_page_can_say_which(settings):
     choice = choosing.choose()
     assert choice.sampler == "server"
     assert "http://127.0.0.1:8001" in choice.why
+
+
+@pytest.mark.parametrize("sampler", ["auto", "server"])
+def test_responses_of_servers_taken_at_their_word_are_said_to_be_unproven(settings, sampler):
+    settings.SERVER_URLS, settings.SAMPLER = ["http://127.0.0.1:8001"], sampler
+    assert "unproven" not in choosing.choose().why
+    settings.SERVER_UNPROVEN = True
+    assert choosing.choose().why.endswith("; responses are unproven")
+    settings.SAMPLER = "transformers"
+    assert "unproven" not in choosing.choose().why
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 
 from generation.management.commands import generate
 from generation.models import Batch, BatchState
-from generation.services import end_batch, take_in
+from generation.services import end_batch, prepare, take_in
 from jobs import queue
 from labeling.models import PolicyState, Project, Prompt
 from labeling.services.promoting import promote, register_policy
@@ -160,6 +160,25 @@ def test_waiting_for_a_batch_that_fails_is_an_error(
     )
     with pytest.raises(CommandError, match=f"Batch 1 {state}. No such folder"):
         run("--wait")
+
+
+def test_a_batch_that_failed_goes_on(project: Project) -> None:
+    run()
+    batch = project.batches.get()
+    prepare(batch)
+    with pytest.raises(CommandError, match="is waiting or running"):
+        run("--resume", "1")
+    end_batch(batch=batch, state=BatchState.FAILED, error="No such folder.")
+    assert run("--resume", "1") == "Batch 1 of kitchen goes on; 0 of 3 prompts were answered.\n"
+    assert project.batches.get().state == BatchState.QUEUED
+
+
+def test_what_cannot_go_on_is_refused(project: Project) -> None:
+    with pytest.raises(CommandError, match="kitchen has no batch 7"):
+        run("--resume", "7")
+    for option in (("--k", "3"), ("--policy", "base"), ("--prompt", "1"), ("--seed", "0")):
+        with pytest.raises(CommandError, match="no other options"):
+            run("--resume", "1", *option)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -12,11 +12,11 @@ from django.utils import timezone
 
 from generation.forms import LinesField
 from generation.models import Batch, BatchState, Plan
-from generation.services import start_batch
+from generation.services import end_batch, prepare, start_batch
 from generation.views import pace
 from jobs import queue
 from jobs.models import Job
-from jobs.run_dir import append_jsonl
+from jobs.run_dir import append_event, append_jsonl
 from labeling.models import PolicyState, Project, Prompt, Role
 from labeling.services.promoting import promote
 from tests.builders import (
@@ -386,7 +386,51 @@ def test_a_failed_batch_says_why_what_was_kept_and_what_to_do(
     html = manager.get(page_of(batch)).content.decode()
     assert "It ran &lt;b&gt;out&lt;/b&gt; of memory." in html
     assert "3 of 9 prompts" in html
-    assert "Start another batch" in html
+    assert "start another batch" in html
+    assert "Go on" not in html
+
+
+@pytest.mark.parametrize("state", [BatchState.FAILED, BatchState.CANCELLED])
+def test_a_batch_that_ended_too_early_can_go_on(
+    project: Project, manager: Client, state: BatchState
+) -> None:
+    batch = begun(project)
+    prepare(batch)
+    end_batch(batch=batch, state=state, error="It ran out of memory.")
+    html = manager.get(page_of(batch)).content.decode()
+    address = reverse("generation:resume_batch", args=[project.slug, batch.number])
+    assert f'action="{address}"' in html
+    assert "responses so far are kept" in html or "these responses are kept" in html
+    assert manager.get(address).status_code == 405
+    html = manager.post(address, follow=True).content.decode()
+    assert "Waiting for the worker" in html
+    assert "resumed by" in html
+    again = manager.post(address, follow=True).content.decode()
+    assert "is waiting or running" in again
+    batch.refresh_from_db()
+    assert batch.state == BatchState.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("sampler", "proven", "words"),
+    [
+        ("vllm", [{"1": 1.21e-6}], "within 1.2e-06 nats a token of the trainer"),
+        ("vllm", [{"1": 0.5}, {"2": 2e-4}, {"1": 1e-4}], "within 0.0002 nats a token"),
+        ("transformers", [{}], "none: transformers loads the files itself"),
+        ("server", [{}], "unproven: nothing tells"),
+        ("vllm", [], ""),
+    ],
+)
+def test_the_page_says_how_the_policies_were_proven(
+    project: Project, manager: Client, tmp_path: Path, sampler: str, proven: list, words: str
+) -> None:
+    append_event(tmp_path, "start")
+    for found in proven:
+        append_event(tmp_path, "loaded", engine="vllm 1", proven=found)
+    batch = make_batch(project=project, sampler=sampler, run_dir=str(tmp_path))
+    html = manager.get(page_of(batch)).content.decode()
+    assert words in html
+    assert ("<dt>Proof</dt>" in html) == bool(words)
 
 
 def test_prompts_that_failed_alone_are_listed(
@@ -408,8 +452,9 @@ def test_only_managers_may_look_or_start(project: Project, client: Client) -> No
         assert client.get(batches(project)).status_code == 404
         assert client.post(batches(project), OPTIONS).status_code == 404
         assert client.get(page_of(batch)).status_code == 404
-        cancel = reverse("generation:cancel_batch", args=[project.slug, batch.number])
-        assert client.post(cancel).status_code == 404
+        for route in ("cancel_batch", "resume_batch"):
+            address = reverse(f"generation:{route}", args=[project.slug, batch.number])
+            assert client.post(address).status_code == 404
         for route, ask in (("plan", client.post), ("matching", client.get)):
             assert ask(reverse(f"generation:{route}", args=[project.slug])).status_code == 404
 

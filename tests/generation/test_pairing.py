@@ -78,7 +78,7 @@ def test_each_candidate_is_used_once_and_never_beside_its_own_text(
     for group in groups:
         assert 2 <= len(group.ids) <= size
         assert len({texts[id] for id in group.ids}) == len(group.ids)
-        assert group.pairing in {strategy, "random"}
+        assert group.pairing in {strategy, "random", ""}
 
 
 @given(candidates(), sizes, st.sampled_from(sorted(set(STRATEGIES) - {"best_of_n"})), seeds)
@@ -133,7 +133,7 @@ def test_the_same_prompts_are_paired_at_random_whatever_the_strategy(found, stra
     always = pair(found, size=2, strategy="random", random_percent=100, seed=seed)
     decided = pair(scored(0, 1), size=2, strategy="best_of_n", random_percent=50, seed=seed)
     if decided[0].pairing == "random":
-        assert made(strategy) == always
+        assert [group.ids for group in made(strategy)] == [group.ids for group in always]
 
 
 def test_random_pairs_all_as_often() -> None:
@@ -150,12 +150,27 @@ def test_random_pairs_all_as_often() -> None:
 def test_without_every_reward_chance_takes_its_place(strategy, unknown) -> None:
     found = scored(1.0, unknown, 2.0, 3.0)
     groups = follow(strategy, found)
-    assert [group.pairing for group in groups] == ["random", "random"]
+    assert [group.pairing for group in groups] == ["", ""]
     assert members(groups) == members(follow("random", found))
 
 
 def test_with_one_policy_there_is_nothing_to_pair_across() -> None:
-    assert {group.pairing for group in follow("across", of_policies(4))} == {"random"}
+    assert {group.pairing for group in follow("across", of_policies(4))} == {""}
+
+
+def test_a_group_of_one_policy_that_across_leaves_over_is_not_chosen_by_it() -> None:
+    groups = follow("across", of_policies(3, 1))
+    assert sorted(group.pairing for group in groups) == ["", "across"]
+
+
+def test_what_could_not_be_followed_is_measured_neither_as_such_nor_as_random() -> None:
+    """The random share is of prompts where the strategy could have been followed."""
+    for found, strategy in ((of_policies(4), "across"), (scored(1.0, None, 2.0), "best_of_n")):
+        for percent in (0, 100):
+            for seed in range(20):
+                made = pair(found, size=2, strategy=strategy, random_percent=percent, seed=seed)
+                assert {group.pairing for group in made} == {""}
+    assert {group.pairing for group in follow("random", of_policies(4))} == {"random"}
 
 
 def test_too_few_different_texts_make_no_comparison() -> None:

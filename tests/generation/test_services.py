@@ -23,23 +23,29 @@ from generation.models import Batch, BatchPolicy, BatchState
 from generation.samplers.protocol import Draw, SamplerSpec
 from generation.selecting import Selection, least_answered, select_prompts
 from generation.services import (
+    KIND,
+    SERVER_ATTEMPTS,
     BatchLive,
     CannotGenerate,
+    end_batch,
     prepare,
+    resumable,
+    resume_batch,
     start_batch,
     take_in,
 )
 from generation.sharing import share_out
 from jobs.models import Job
-from jobs.run_dir import RunDirError, check_spec, read_json, read_jsonl
+from jobs.run_dir import RunDirError, check_spec, read_json, read_jsonl, write_jsonl
 from labeling.models import Comparison, Policy, PolicyState, Project, Prompt, Response, Split
-from labeling.services.promoting import promote, serving_policy
+from labeling.services.promoting import promote, roll_back, serving_policy
 from tests.builders import (
     make_batch,
     make_policy,
     make_project,
     make_prompt,
     make_responses,
+    make_user,
     write_output,
 )
 
@@ -426,6 +432,27 @@ def test_a_later_attempt_keeps_the_sampler_and_the_run_directory(
     assert before == {path.name: path.read_bytes() for path in run_dir.iterdir()}
 
 
+def test_an_adapter_s_base_is_named_by_the_digest_it_was_registered_with(
+    project: Project,
+) -> None:
+    make_prompt(project=project)
+    root = named(project, "Starter")
+    onto = {"model_path": root.model_path, "adapter_path": "/nowhere/adapter"}
+    first = make_policy(project=project, parent=root, **onto)
+    second = make_policy(project=project, parent=first, **onto)
+    moved = make_policy(project=project, parent=first, **onto | {"model_path": "/nowhere/else"})
+    orphan = make_policy(project=project, **onto)
+    policies = dict.fromkeys([root, second, moved, orphan], 1)
+    spec = read_json(prepare(start(project, policies=policies, k=4)) / "spec.json")
+    digests = {one["id"]: one["base_digest"] for one in spec["policies"]}
+    assert digests == {
+        str(root.pk): None,
+        str(second.pk): root.digest,
+        str(moved.pk): None,
+        str(orphan.pk): None,
+    }
+
+
 def test_servers_are_named_to_the_sampler_and_their_key_is_not(
     project: Project, settings, tmp_path: Path
 ) -> None:
@@ -473,6 +500,20 @@ def test_responses_are_stored_with_where_they_came_from(project: Project) -> Non
     assert (batch.engine, batch.barren) == ("pen and paper 1.0", [])
     comparison = Comparison.objects.get()
     assert (comparison.pairing, comparison.project) == (Pairing.RANDOM, project)
+
+
+def test_each_response_names_the_engine_that_wrote_it(project: Project) -> None:
+    make_prompt(project=project)
+    batch = start(project, k=2)
+    write_output(batch)
+    path = Path(batch.run_dir) / "responses.jsonl"
+    first, second = read_jsonl(path)
+    write_jsonl(path, [first | {"engine": "chalk 0.9"}, second])
+    take_in(batch=batch)
+    engines = [response.sampling["engine"] for response in Response.objects.order_by("pk")]
+    assert engines == ["chalk 0.9", "pen and paper 1.0"]
+    batch.refresh_from_db()
+    assert batch.engine == "pen and paper 1.0"
 
 
 def test_the_sampling_of_a_response_is_its_prompt_s_own(project: Project) -> None:
@@ -576,23 +617,27 @@ def test_rewards_choose_what_is_compared(project: Project) -> None:
     assert pairs.keys() == {frozenset({0, 3}), frozenset({1, 2})}
 
 
-def test_without_rewards_such_a_pairing_is_random_and_says_so(project: Project) -> None:
+def test_without_rewards_such_a_pairing_is_left_to_chance_and_says_so(project: Project) -> None:
     make_prompt(project=project)
     batch = start(project, pairing=Pairing.SMALLEST_MARGIN)
     write_output(batch)
     take_in(batch=batch)
-    assert set(Comparison.objects.values_list("pairing", flat=True)) == {Pairing.RANDOM}
+    assert set(Comparison.objects.values_list("pairing", flat=True)) == {""}
 
 
-def test_what_a_replaced_policy_wrote_is_stored_and_not_compared(project: Project) -> None:
+def test_what_a_replaced_policy_wrote_is_compared_once_it_serves_again(project: Project) -> None:
     make_prompt(project=project)
-    batch = start(project)
+    batch = start(project, origin=Batch.Origin.TOP_UP)
     write_output(batch)
     Policy.objects.filter(name="Round 2").update(state=PolicyState.RETIRED)
     Policy.objects.filter(name="Round 1").update(state=PolicyState.SERVING)
     assert taken_in(batch) == 0
+    assert batch.barren == []
     assert Response.objects.count() == 4
-    assert not Comparison.objects.exists()
+    states = Comparison.objects.values_list("state", flat=True)
+    assert list(states) == ["retired", "retired"]
+    promote(policy=named(project, "Round 2"), actor=None)
+    assert list(states.all()) == ["open", "open"]
 
 
 def cut_off_after(steps: int) -> Callable[[], AbstractContextManager[None]]:
@@ -647,8 +692,11 @@ def test_a_policy_replaced_while_its_batch_is_taken_in_leaves_no_comparison_open
         take_in(batch=batch, fenced=cut_off_after(2))
     promote(policy=named(project, "Round 1"), actor=None)
     assert taken_in(batch) == 8
-    assert set(Comparison.objects.values_list("state", flat=True)) == {Comparison.State.RETIRED}
+    states = Comparison.objects.values_list("state", flat=True)
+    assert list(states) == [Comparison.State.RETIRED] * 12
     assert Response.objects.count() == 24
+    roll_back(project=project, actor=None)
+    assert list(states.all()) == [Comparison.State.OPEN] * 12
 
 
 def test_what_follows_a_batch_happens_with_its_end_or_not_at_all(project: Project) -> None:
@@ -779,3 +827,70 @@ def test_a_selection_is_stored_as_json_and_read_again() -> None:
     selection = Selection(split="train", ids=(3, 1), search="ä", fewer_than=2, limit=9)
     assert Selection.from_json(json.loads(json.dumps(selection.as_json()))) == selection
     assert Selection.from_json({}) == Selection()
+
+
+# Going on
+
+
+@pytest.mark.parametrize("state", [BatchState.FAILED, BatchState.CANCELLED])
+@pytest.mark.usefixtures("_two_at_a_time")
+def test_a_batch_that_ended_too_early_goes_on_where_it_stopped(
+    project: Project, state: BatchState
+) -> None:
+    for _ in range(6):
+        make_prompt(project=project)
+    actor = make_user()
+    batch = start(project)
+    write_output(batch)
+    with pytest.raises(KeyboardInterrupt):
+        take_in(batch=batch, fenced=cut_off_after(2))
+    end_batch(batch=batch, state=state, error="The disk was full.")
+    first = batch.job_id
+    resume_batch(batch=batch, actor=actor)
+    found = Batch.objects.get()
+    assert (found.state, found.error, found.finished_at) == (BatchState.QUEUED, "", None)
+    assert (found.resumed_by, found.taken) == (actor, 4)
+    job = Job.objects.get(pk=found.job_id)
+    assert (job.kind, job.payload, job.lane) == (KIND, {"batch": batch.pk}, "gpu")
+    assert (job.pk != first, job.attempts) == (True, 0)
+    before = (Path(batch.run_dir) / "spec.json").stat().st_mtime_ns
+    prepare(found)
+    assert (Path(batch.run_dir) / "spec.json").stat().st_mtime_ns == before
+    assert taken_in(Batch.objects.get()) == 12
+    assert Response.objects.count() == 24
+
+
+def test_a_batch_goes_on_in_the_lane_of_its_own_sampler(project: Project, settings) -> None:
+    settings.SAMPLER, settings.SERVER_URLS = "server", ["http://127.0.0.1:9"]
+    make_prompt(project=project)
+    batch = start(project)
+    prepare(batch)
+    end_batch(batch=batch, state=BatchState.FAILED)
+    settings.SAMPLER = "transformers"
+    resume_batch(batch=batch, actor=None)
+    job = Job.objects.get(pk=batch.job_id)
+    assert (job.lane, job.max_attempts) == ("light", SERVER_ATTEMPTS)
+
+
+def test_what_cannot_go_on_is_refused_in_words(project: Project) -> None:
+    make_prompt(project=project)
+    batch = start(project)
+    with pytest.raises(BatchLive):
+        resume_batch(batch=batch, actor=None)
+    end_batch(batch=batch, state=BatchState.CANCELLED)
+    with pytest.raises(CannotGenerate, match="Batch 1 had not begun"):
+        resume_batch(batch=batch, actor=None)
+    following = start(project)
+    write_output(following)
+    write_output(batch)
+    with pytest.raises(BatchLive):
+        resume_batch(batch=batch, actor=None)
+    take_in(batch=following)
+    with pytest.raises(CannotGenerate, match="Batch 2 has succeeded"):
+        resume_batch(batch=following, actor=None)
+    assert not project.batches.filter(state=BatchState.QUEUED).exists()
+    assert resume_batch(batch=batch, actor=None).live
+
+
+def test_a_batch_without_a_place_is_not_taken_to_have_begun() -> None:
+    assert not resumable(make_batch(state=BatchState.FAILED))

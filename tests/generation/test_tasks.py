@@ -9,9 +9,10 @@ import pytest
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from generation import plans
 from generation.models import Batch, BatchState
 from generation.plans import save_plan
-from generation.services import start_batch
+from generation.services import SERVER_ATTEMPTS, resume_batch, start_batch
 from jobs import queue
 from jobs.models import Job
 from jobs.worker import run_job
@@ -74,6 +75,65 @@ def test_a_server_that_is_away_is_waited_for_longer_and_longer(
     batch.refresh_from_db()
     assert batch.state == BatchState.FAILED
     assert "does not answer Given up after 10 attempts" in batch.error.replace(".", "")
+
+
+def test_an_attempt_that_wrote_something_is_not_held_against_the_batch(
+    project: Project, settings, tmp_path: Path
+) -> None:
+    program(settings, tmp_path, "exit 69")
+    batch = started(project)
+    for _ in range(SERVER_ATTEMPTS - 1):
+        assert work().state == "queued"
+        Job.objects.update(run_after=Now())
+    program(settings, tmp_path, "echo '{}' >> $4/responses.jsonl; exit 69")
+    job = work()
+    assert (job.state, job.attempts) == ("queued", 0)
+    assert round((job.run_after - timezone.now()).total_seconds() / 30) == 1
+    program(settings, tmp_path, "exit 69")
+    for attempt in range(1, SERVER_ATTEMPTS):
+        Job.objects.update(run_after=Now())
+        job = work()
+        assert (job.state, job.attempts) == ("queued", attempt)
+    Job.objects.update(run_after=Now())
+    assert work().state == "failed"
+    batch.refresh_from_db()
+    assert batch.state == BatchState.FAILED
+
+
+def test_a_batch_that_failed_goes_on_with_what_it_had_written(
+    project: Project, settings, tmp_path: Path
+) -> None:
+    program(settings, tmp_path, "exit 4")
+    batch = started(project)
+    assert work().state == "failed"
+    batch.refresh_from_db()
+    assert "What was written is kept" in batch.error
+    resume_batch(batch=batch, actor=None)
+    write_output(batch)
+    program(settings, tmp_path, "exit 0")
+    assert work().state == "succeeded"
+    batch.refresh_from_db()
+    assert (batch.state, batch.error, batch.comparisons) == (BatchState.SUCCEEDED, "", 6)
+
+
+def test_a_plan_that_a_failed_batch_stopped_goes_on_with_that_batch(
+    project: Project, settings, tmp_path: Path
+) -> None:
+    weights = {"current": 1, "previous": 0, "base": 0}
+    save_plan(project=project, actor=None, ready=8, weights=weights)
+    batch = plans.top_up(project=project)
+    assert batch is not None
+    program(settings, tmp_path, "exit 3")
+    assert work().state == "failed"
+    assert plans.top_up(project=project) is None
+    assert plans.plan_of(project).stopped.startswith("Batch 1 failed")
+    batch.refresh_from_db()
+    resume_batch(batch=batch, actor=None)
+    write_output(batch)
+    program(settings, tmp_path, "exit 0")
+    assert work().state == "succeeded"
+    assert plans.plan_of(project).stopped == ""
+    assert project.batches.get(number=2).origin == Batch.Origin.TOP_UP
 
 
 def test_a_batch_that_was_written_is_taken_in_and_topped_up(

@@ -189,6 +189,17 @@ def test_handing_back_uncounted_can_go_on_for_ever() -> None:
     assert (job.state, job.attempts) == (JobState.QUEUED, 0)
 
 
+def test_an_attempt_that_got_further_makes_attempts_count_anew() -> None:
+    job = enqueue(max_attempts=2)
+    for progressed in (False, True, False):
+        queue.requeue(claim(), reason="Away.", progressed=progressed)
+    job.refresh_from_db()
+    assert (job.state, job.attempts) == (JobState.QUEUED, 1)
+    queue.requeue(claim(), reason="Away.")
+    job.refresh_from_db()
+    assert (job.state, job.error) == (JobState.FAILED, "Away. Given up after 2 attempts.")
+
+
 def test_a_job_handed_back_for_later_waits_and_says_why() -> None:
     enqueue()
     queue.requeue(claim(), delay=timedelta(minutes=1), reason="The server was busy.")

@@ -1,8 +1,13 @@
 import pytest
 
 from labeling.models import Comparison
-from labeling.services.comparing import CannotCompare, NewComparison, create_comparisons
-from tests.builders import make_project, make_prompt, make_responses
+from labeling.services.comparing import (
+    CannotCompare,
+    NewComparison,
+    create_comparisons,
+    reopen_retired,
+)
+from tests.builders import make_policy, make_project, make_prompt, make_responses
 
 pytestmark = pytest.mark.django_db
 
@@ -29,6 +34,19 @@ def test_one_bad_comparison_leaves_none() -> None:
         with pytest.raises(CannotCompare):
             create_comparisons(project=project, wanted=wanted)
     assert not Comparison.objects.exists()
+
+
+def test_what_is_made_retired_is_opened_when_its_policy_serves_again() -> None:
+    project = make_project()
+    policy = make_policy(project=project)
+    responses = make_responses(prompt=make_prompt(project=project), policy=policy)
+    wanted = [NewComparison(responses=responses)]
+    (made,) = create_comparisons(project=project, wanted=wanted, retired=True)
+    assert made.state == Comparison.State.RETIRED
+    assert reopen_retired(policy=make_policy(project=project)) == 0
+    assert reopen_retired(policy=policy) == 1
+    made.refresh_from_db()
+    assert made.state == Comparison.State.OPEN
 
 
 def test_slots_keep_the_order_that_was_given() -> None:

@@ -205,6 +205,16 @@ def test_without_chance_there_is_nothing_to_measure_against() -> None:
     assert found.bar.random is None
 
 
+def test_what_could_not_be_chosen_as_asked_counts_for_no_way() -> None:
+    project = make_project()
+    decided_of(project, Pairing.RANDOM, 2, 4)
+    decided_of(project, Pairing.ACROSS, 3, 4)
+    before = report(project)
+    decided_of(project, "", 0, 12)
+    assert report(project) == before
+    assert way(before, Pairing.RANDOM).judged == 4
+
+
 def test_it_takes_as_many_queries_however_much_there_is(django_assert_num_queries) -> None:
     project = make_project(overlap=2)
     people = annotators_of(project, 2)

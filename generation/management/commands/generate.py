@@ -1,4 +1,4 @@
-"""`manage.py generate --project SLUG`: start a batch, and wait for it where asked to."""
+"""`manage.py generate --project SLUG`: start a batch or have one go on, and wait where asked to."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ from django.db import close_old_connections
 from generation.lineage import UnknownPolicy, by_name
 from generation.models import SAMPLING, Batch, BatchState
 from generation.selecting import Selection
-from generation.services import CannotGenerate, start_batch
+from generation.services import CannotGenerate, resume_batch, start_batch
 from jobs import queue
 from jobs.models import Job
 from labeling.models import Comparison, Project, Split
 from labeling.overview import worker_silence
 
 POLL_S = 0.5
+ASKED = ("policy", "fewer_than", "split", "search", "prompt", "limit", "seed", *SAMPLING)
 TELL_S = 10.0  # between two lines of progress where nobody watches a terminal
 
 
@@ -38,6 +39,12 @@ class Command(BaseCommand):
             "(default: the serving policy)",
         )
         parser.add_argument("--wait", action="store_true", help="until the batch has ended")
+        parser.add_argument(
+            "--resume",
+            type=int,
+            metavar="NUMBER",
+            help="start no batch; have this one go on, which failed or was cancelled",
+        )
         which = parser.add_argument_group("which prompts (default: those not answered yet)")
         which.add_argument("--prompts-with-fewer-than", type=int, metavar="N", dest="fewer_than")
         which.add_argument("--split", choices=Split.values, default="")
@@ -60,9 +67,14 @@ class Command(BaseCommand):
         project = Project.objects.filter(slug=options["project"]).first()
         if project is None:
             raise CommandError(f"There is no project {options['project']}; an import makes one.")
-        batch = self._started(project, options)
-        prompts = f"{batch.total} prompt{'' if batch.total == 1 else 's'}"
-        self.stdout.write(f"{batch} of {project.slug} asks {prompts}, {batch.k} times each.")
+        if options["resume"] is None:
+            batch = self._started(project, options)
+            prompts = f"{batch.total} prompt{'' if batch.total == 1 else 's'}"
+            self.stdout.write(f"{batch} of {project.slug} asks {prompts}, {batch.k} times each.")
+        else:
+            batch = self._resumed(project, options)
+            far = f"{batch.done} of {batch.total} prompts were answered"
+            self.stdout.write(f"{batch} of {project.slug} goes on; {far}.")
         if options["wait"]:
             self._wait(batch)
 
@@ -85,6 +97,17 @@ class Command(BaseCommand):
             )
         except (CannotGenerate, UnknownPolicy) as reason:
             raise CommandError(f"No batch was started. {_words(reason)}") from None
+
+    def _resumed(self, project: Project, options: dict[str, Any]) -> Batch:
+        if any(options[name] not in (None, "", []) for name in ASKED):
+            raise CommandError("--resume goes on with what the batch was asked: no other options.")
+        batch = project.batches.filter(number=options["resume"]).first()
+        if batch is None:
+            raise CommandError(f"{project.slug} has no batch {options['resume']}.")
+        try:
+            return resume_batch(batch=batch, actor=None)
+        except CannotGenerate as reason:
+            raise CommandError(str(reason)) from None
 
     def _wait(self, batch: Batch) -> None:
         told, told_at = "", float("-inf")
