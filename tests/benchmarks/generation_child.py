@@ -81,11 +81,11 @@ def vllm_runs(folder: Path) -> tuple[str, dict[str, Run]]:
         return bare(SamplingParams(n=K, max_tokens=NEW_TOKENS))
 
     def seeded(_size: int) -> int:
-        wishes = {"n": K, "max_tokens": NEW_TOKENS, "logprobs": 0, "detokenize": False}
+        wishes = {"n": K, "max_tokens": NEW_TOKENS, "logprobs": 0}
         seeds = (response_seed(7, row["id"], 0) for row in rows)
         return bare([SamplingParams(**wishes, seed=seed) for seed in seeds])
 
-    return sampler.engine, {"batch": batch, "bare": plain, "bare_seeded": seeded}
+    return sampler.engine, {"batch": batch, "bare": seeded, "bare_plain": plain}
 
 
 def transformers_runs(folder: Path) -> tuple[str, dict[str, Run]]:
