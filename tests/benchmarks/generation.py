@@ -3,7 +3,8 @@
 64 prompts of 8 to 200 words, 2 responses of 64 tokens each, one small model with random weights,
 fp32. Everything is loaded before; what is timed goes from messages to files in a run directory (the
 batch path), from token ids to token ids (the others). The engine is one and the same for the batch
-path and for the bare calls, its prefix cache emptied before each. Runs alternate, medians are compared.
+path and for the bare calls, its prefix cache emptied before each. Runs alternate; medians are
+compared.
 """
 
 import json
