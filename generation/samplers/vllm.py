@@ -180,16 +180,19 @@ class VllmSampler:
         rest = iter(requests)
         while window := list(islice(rest, 1 if any(self._adapters.values()) else IN_FLIGHT)):
             names = [self._ask_score(request) for request in window]
-            answers: dict[str, Any] = {}
-            while len(answers) < len(names):
+            answers: dict[str | None, Any] = {None: None}  # of a text that cannot be asked
+            while len(answers) < len({None, *names}):
                 for output in self._llm.llm_engine.step():
                     if output.finished:
                         answers[output.request_id] = output.prompt_logprobs
             for name, request in zip(names, window, strict=True):
                 yield _logps(answers[name], request)
 
-    def _ask_score(self, request: ScoreRequest) -> str:
+    def _ask_score(self, request: ScoreRequest) -> str | None:
+        """The engine's name of the question; None where it refuses, as where a text fills the
+        context: the engine wants room for one token more."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -199,7 +202,10 @@ class VllmSampler:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        return self._add(request.prompt + request.response, params, request.policy)
+        try:
+            return self._add(request.prompt + request.response, params, request.policy)
+        except (ValueError, VLLMClientError):
+            return None
 
 
 def _finish_reason(made: Any) -> FinishReason:
@@ -210,6 +216,8 @@ def _finish_reason(made: Any) -> FinishReason:
 
 
 def _logps(prompt_logprobs: Any, request: ScoreRequest) -> tuple[float, ...]:
+    if prompt_logprobs is None:
+        return ()
     places = enumerate(request.response, start=len(request.prompt))
     return tuple(prompt_logprobs[place][token].logprob for place, token in places)
 

@@ -66,7 +66,7 @@ def test_the_command_runs_a_benchmark_and_stores_it(tmp_path: Path, monkeypatch,
     monkeypatch.setattr(
         "tests.benchmarks.__main__.import_module", lambda _name: SimpleNamespace(measure=measure)
     )
-    assert main([*BENCHMARKS, "--quick", "--json", str(tmp_path / "out.json")]) == 0
+    assert main([next(iter(BENCHMARKS)), "--quick", "--json", str(tmp_path / "out.json")]) == 0
     assert asked[0].quick
     assert "missed" in capsys.readouterr().out
     assert (tmp_path / "out.json").exists()

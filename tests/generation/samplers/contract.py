@@ -104,6 +104,10 @@ def play(samplers: Samplers, policies: list[PolicySpec]) -> Answers:
         for number in [int(row["prompt_id"].split()[1])]
         for ids_ in [row["responses"][0]["token_ids"]]
     ]
+    whole = prompt(0)
+    texts += [  # a text that fills the context: scored, or said not to be, and nothing breaks
+        ScoreRequest(policy=id, prompt=whole, response=(7,) * (CONTEXT - len(whole))) for id in ids
+    ]
     told["texts"] = [asdict(text) for text in texts]
     told["scores"] = [
         next(iter(samplers(_named(policies, text.policy)).score([text]))) for text in texts
