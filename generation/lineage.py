@@ -2,23 +2,15 @@
 
 from collections.abc import Mapping
 
-from labeling.models import Policy, PolicyEvent, Project
-from labeling.services.promoting import serving_policy
+from labeling.lineage import initial_policy
+from labeling.models import Policy, Project
+from labeling.services.promoting import replaced_policy, serving_policy
 
 WORDS = ("current", "previous", "base")
 
 
 class UnknownPolicy(ValueError):
     """A name that no policy of the project has; the message is for the user."""
-
-
-def initial_policy(policy: Policy) -> Policy:
-    """The policy at the root of this one's line."""
-    parents = dict(policy.project.policies.values_list("pk", "parent"))
-    root = policy.pk
-    while (parent := parents[root]) is not None:
-        root = parent
-    return policy if root == policy.pk else policy.project.policies.get(pk=root)
 
 
 def base_of(policy: Policy) -> Policy | None:
@@ -47,14 +39,9 @@ def standing(project: Project) -> dict[str, Policy]:
     if current is None:
         return {}
     found = {"current": current, "base": initial_policy(current)}
-    promotion = (
-        PolicyEvent.objects.filter(policy=current, kind=PolicyEvent.Kind.PROMOTED)
-        .select_related("replaced")
-        .order_by("-id")
-        .first()
-    )
-    if promotion is not None and promotion.replaced is not None:
-        found["previous"] = promotion.replaced
+    previous = replaced_policy(current)
+    if previous is not None:
+        found["previous"] = previous
     return found
 
 

@@ -24,7 +24,10 @@ ADVICE = "Free memory, then let the batch go on."
 
 
 def write_probes(job: RunningJob, run_dir: Path) -> None:
-    """Write probes.jsonl where the batch's sampler is to be proven; not again in a rerun."""
+    """Write probes.jsonl where the batch's sampler is to be proven; not again in a rerun.
+
+    JobFailed where a policy cannot be read or scored; TryAgain where scoring was stopped.
+    """
     spec = read_json(run_dir / "spec.json")
     unproven = spec["server"] is not None and spec["server"]["unproven"]
     if spec["sampler"] not in PROVEN_SAMPLERS or unproven or (run_dir / PROBES).exists():

@@ -14,13 +14,14 @@ from typing import Any, BinaryIO
 
 from django.conf import settings
 
-from generation.lineage import base_of, initial_policy
+from generation.lineage import base_of
 from generation.models import Batch
 from generation.pairing import NEEDS_REWARDS
 from generation.samplers.protocol import SCHEMA
 from generation.selecting import Selection, select_prompts
 from generation.sharing import share_out
 from jobs.run_dir import RunDirError, read_json, read_jsonl
+from labeling.lineage import initial_policy
 from labeling.models import Policy
 from labeling.policy_files import is_small
 

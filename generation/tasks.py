@@ -9,7 +9,7 @@ from django.db import IntegrityError
 from generation import adding, plans, services
 from generation.choosing import python_for
 from generation.models import Batch, BatchState
-from generation.probing import write_probes
+from generation.probing import SILENCE_S, write_probes
 from jobs.models import Job, JobState
 from jobs.outcome import failure_words
 from jobs.process import run_program
@@ -27,7 +27,6 @@ from labeling.models import Project, User
 from labeling.policy_files import UnsafePolicy
 from labeling.services.promoting import register_policy
 
-SILENCE_S = 15 * 60.0
 WAIT = timedelta(seconds=30)  # for a server that is away; doubled each time
 LONGEST_WAIT = timedelta(minutes=15)
 ADVICE = (

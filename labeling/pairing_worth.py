@@ -3,19 +3,18 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any
 
 from django.db.models import Count, F, Q, Sum
 from django.db.models.expressions import Combinable, CombinedExpression
 
+from labeling.intervals import wilson
 from labeling.models import Comparison, Judgment, Project
 
 Pairing = Comparison.Pairing
 Counts = Mapping[str, Any]
 Figures = dict[str, "Estimate | None"]
 
-Z_95 = NormalDist().inv_cdf(0.975)
 _CHOSEN = Q(purpose=Comparison.Purpose.STANDARD) & ~Q(pairing="")
 AXIS = 96  # how long the axis of the bars is, in the drawing's own units
 
@@ -116,17 +115,12 @@ def report(project: Project) -> Report | None:
     return Report(ways=ways, top=top)
 
 
-def wilson(share: float, number: int) -> Estimate:
-    """A share seen in `number` > 0 cases with its 95 % Wilson interval (1927).
-
-    Above 1 it counts as 1: somebody may judge between the query that gave the number and another.
-    """
+def estimate(share: float, number: int) -> Estimate:
+    """Above 1 a share counts as 1: somebody may judge between the query that gave the number and
+    another."""
     share = min(1.0, share)
-    spread = Z_95**2 / number
-    middle = share + spread / 2
-    reach = math.sqrt(spread * share * (1 - share) + spread**2 / 4)
-    low, high = (middle - reach) / (1 + spread), (middle + reach) / (1 + spread)
-    return Estimate(value=share, low=max(0.0, low), high=min(1.0, high))
+    low, high = wilson(share, number)
+    return Estimate(value=share, low=low, high=high)
 
 
 def _planned(project: Project) -> set[str]:
@@ -206,11 +200,13 @@ def _figures(made: Counts, outcome: Counts, bad: int) -> Figures:
     couples = outcome["couples"]
     tied = max(0, judged - outcome["decided_ones"] - bad)
     return {
-        "decided": wilson(outcome["decided_ones"] / judged, judged),
-        "tied": wilson(tied / judged, judged),
-        "all_bad": wilson(bad / judged, judged),
-        "agreement": wilson(outcome["alike"] / couples, twice) if twice and couples else None,
-        "brings": wilson(outcome["decided_pairs"] / pairs, judged).times(pairs / made["verdicts"]),
+        "decided": estimate(outcome["decided_ones"] / judged, judged),
+        "tied": estimate(tied / judged, judged),
+        "all_bad": estimate(bad / judged, judged),
+        "agreement": estimate(outcome["alike"] / couples, twice) if twice and couples else None,
+        "brings": estimate(outcome["decided_pairs"] / pairs, judged).times(
+            pairs / made["verdicts"]
+        ),
     }
 
 

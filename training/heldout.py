@@ -1,13 +1,11 @@
 """A round's held-out figures before and after, for the page. Pure."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from labeling.intervals import wilson
 from training.curves import number
-
-Z_95 = 1.959964
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +87,3 @@ def _row(
         after_interval=wilson(after, pairs) if share else None,
         higher_is_better=better,
     )
-
-
-def wilson(share: float, number: int) -> tuple[float, float]:
-    """The 95 % Wilson interval (1927) of a share seen in `number` > 0 cases."""
-    z2 = Z_95**2
-    middle = (share + z2 / (2 * number)) / (1 + z2 / number)
-    spread = math.sqrt(share * (1 - share) / number + z2 / (4 * number**2))
-    reach = Z_95 / (1 + z2 / number) * spread
-    return max(0.0, middle - reach), min(1.0, middle + reach)

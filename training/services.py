@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from jobs import queue
 from jobs.run_dir import read_json
+from labeling.lineage import initial_policy
 from labeling.models import Policy, Project, User
 from labeling.policy_files import is_small
 from labeling.services.promoting import inspect_policy, register_policy, serving_policy
@@ -57,13 +58,6 @@ def reference_cache(project: Project) -> Path:
     """
     folder: Path = settings.RUNS_DIR / "reference-logps"
     return folder / f"project-{project.pk}.sqlite3"
-
-
-def initial_policy(policy: Policy) -> Policy:
-    """The policy at the root of this one's line."""
-    while policy.parent is not None:
-        policy = policy.parent
-    return policy
 
 
 def start_round(

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from labeling.intervals import wilson
 from training.events import Events
-from training.heldout import Row, wilson
+from training.heldout import Row
 from training.metrics import numbers_in
 
 LONGER = 1.25  # answers growing by a quarter are what R-DPO and others call length exploitation

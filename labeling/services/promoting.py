@@ -69,6 +69,13 @@ def serving_policy(project: Project) -> Policy | None:
     return project.policies.filter(state=PolicyState.SERVING).first()
 
 
+def replaced_policy(policy: Policy) -> Policy | None:
+    """The policy in whose place this one came into service when it was last promoted."""
+    promotions = policy.events.filter(kind=PolicyEvent.Kind.PROMOTED).select_related("replaced")
+    last = promotions.order_by("-id").first()
+    return last.replaced if last else None
+
+
 @transaction.atomic
 def promote(*, policy: Policy, actor: User | None) -> Policy:
     """Put a policy into service in place of the one that serves.
@@ -82,14 +89,10 @@ def promote(*, policy: Policy, actor: User | None) -> Policy:
 def roll_back(*, project: Project, actor: User | None) -> Policy:
     """Put the policy back into service that the serving one replaced."""
     current = serving_policy(project)
-    last = (
-        PolicyEvent.objects.filter(policy=current, kind=PolicyEvent.Kind.PROMOTED)
-        .order_by("-id")
-        .first()
-    )
-    if last is None or last.replaced is None:
+    previous = replaced_policy(current) if current else None
+    if previous is None:
         raise CannotPromote("The first policy serves: there is none to go back to.")
-    return _replace_serving(last.replaced, PolicyEvent.Kind.ROLLED_BACK, actor)
+    return _replace_serving(previous, PolicyEvent.Kind.ROLLED_BACK, actor)
 
 
 def _replace_serving(policy: Policy, kind: PolicyEvent.Kind, actor: User | None) -> Policy:

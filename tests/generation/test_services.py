@@ -18,7 +18,7 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generation.lineage import UnknownPolicy, by_name, by_word, initial_policy, standing
+from generation.lineage import UnknownPolicy, by_name, by_word, standing
 from generation.models import Batch, BatchPolicy, BatchState
 from generation.samplers.protocol import Draw, SamplerSpec
 from generation.selecting import Selection, least_answered, select_prompts
@@ -37,6 +37,7 @@ from generation.services import (
 from generation.sharing import share_out
 from jobs.models import Job
 from jobs.run_dir import RunDirError, check_spec, read_json, read_jsonl, write_jsonl
+from labeling.lineage import initial_policy
 from labeling.models import Comparison, Policy, PolicyState, Project, Prompt, Response, Split
 from labeling.services.promoting import promote, roll_back, serving_policy
 from tests.builders import (

@@ -8,7 +8,7 @@ from django.urls import reverse
 
 from generation.models import Plan
 from labeling.models import Comparison, Project, Role, User
-from labeling.pairing_worth import Estimate, Report, Way, report, wilson
+from labeling.pairing_worth import Estimate, Report, Way, estimate, report
 from labeling.services.comparing import NewComparison, create_comparisons
 from labeling.services.judging import undo
 from tests.builders import judge, make_project, make_prompt, make_responses, make_user
@@ -73,13 +73,13 @@ def decided_of(project: Project, pairing: str, decided: int, number: int) -> Non
     ],
 )
 def test_the_interval_is_wilsons(share, number, low, high) -> None:
-    found = wilson(share, number)
+    found = estimate(share, number)
     assert found.value == share
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_a_judgment_between_two_queries_breaks_nothing() -> None:
-    assert wilson(2 / 1, 1) == wilson(1.0, 1)
+    assert estimate(2 / 1, 1) == estimate(1.0, 1)
 
 
 def test_there_is_nothing_to_tell_where_all_is_left_to_chance_or_people() -> None:
@@ -165,7 +165,7 @@ def test_agreement_is_how_often_two_annotators_order_two_responses_alike() -> No
     judged(project, Pairing.DIFFERENT, FIRST, FIRST, SECOND, annotators=people)  # 1 couple of 3
     judged(project, Pairing.DIFFERENT, TIE, TIE, annotators=people)  # 1 of 1
     agreement = way(report(project), Pairing.DIFFERENT).agreement
-    assert agreement == wilson(2 / 4, 2)  # over the two comparisons that were judged twice
+    assert agreement == estimate(2 / 4, 2)  # over the two comparisons that were judged twice
 
 
 def test_brings_is_decided_pairs_for_each_judgment() -> None:
@@ -175,8 +175,8 @@ def test_brings_is_decided_pairs_for_each_judgment() -> None:
     judged(project, Pairing.ACROSS, TIE, annotators=people)
     judged(project, Pairing.DIFFERENT, [[2], [0, 1]], annotators=people, k=3)
     found = report(project)
-    assert way(found, Pairing.ACROSS).brings == wilson(1 / 2, 2).times(2 / 4)
-    assert way(found, Pairing.DIFFERENT).brings == wilson(2 / 3, 1).times(3)
+    assert way(found, Pairing.ACROSS).brings == estimate(1 / 2, 2).times(2 / 4)
+    assert way(found, Pairing.DIFFERENT).brings == estimate(2 / 3, 1).times(3)
     assert found is not None
     assert found.top == 3.0
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from labeling.intervals import wilson
 from training.curves import (
     HEIGHT,
     MOST_STRIPS,
@@ -19,7 +20,7 @@ from training.curves import (
     running_mean,
 )
 from training.guides import FEW_STEPS, KL_CLAMP, LN_2, Aim, Course, advise, aim_of
-from training.heldout import comparison, wilson
+from training.heldout import comparison
 from training.metrics import (
     MOST_POINTS,
     Metrics,
