@@ -11,7 +11,6 @@ from tests.config.test_demo import ROOT, free_port
 from tests.generation.samplers.vllm_env import vllm_python
 
 LIMIT_S = 30 * 60
-PROMPTS = 160
 
 
 @pytest.mark.slow
@@ -19,7 +18,7 @@ def test_the_loop_closes_with_vllm(tmp_path: Path) -> None:
     vllm_python()  # skips where there is none
     table = tmp_path / "table.json"
     command = ["demo", "--headless", "--sampler", "vllm", "--no-bootstrap"]
-    command += ["--prompts", str(PROMPTS), "--rounds", "1"]
+    command += ["--rounds", "1"]  # over all prompts: with 160 the gain was once within its noise
     command += ["--port", str(free_port()), "--data", str(tmp_path / "data"), "--json", str(table)]
     done = subprocess.run(
         [sys.executable, "manage.py", *command],
