@@ -7,11 +7,14 @@ from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from labeling.models.projects import Project
 from labeling.models.prompts import Prompt, Response
 
 SHUFFLE_RANGE = 2**31
+# What people prefer, of themselves or by rewriting; not what checks them or the policies.
+TRAINED_ON = ("standard", "rewrite")
 
 
 def _shuffle_key() -> int:
@@ -26,24 +29,27 @@ class Comparison(models.Model):
     """
 
     class State(models.TextChoices):
-        OPEN = "open", "Open"
-        JUDGED = "judged", "Judged"
-        RETIRED = "retired", "Retired"
+        OPEN = "open", pgettext_lazy("comparison", "Open")
+        JUDGED = "judged", pgettext_lazy("comparison", "Judged")
+        RETIRED = "retired", gettext_lazy("Retired")
+        HELD = "held", gettext_lazy("Held back")
 
     class Purpose(models.TextChoices):
-        STANDARD = "standard", "Standard"
-        GOLD = "gold", "Gold"
-        EVALUATION = "evaluation", "Evaluation"
+        STANDARD = "standard", gettext_lazy("Standard")
+        GOLD = "gold", gettext_lazy("Gold")
+        EVALUATION = "evaluation", gettext_lazy("Evaluation")
+        PRACTICE = "practice", gettext_lazy("Practice")
+        REWRITE = "rewrite", gettext_lazy("A person's rewrite against the original")
 
     class Pairing(models.TextChoices):
         """How generation chose the responses that stand side by side."""
 
-        RANDOM = "random", "Random"
-        ACROSS = "across", "Across policies"
-        DIFFERENT = "different", "Most different texts"
-        SMALLEST_MARGIN = "smallest_margin", "Smallest reward margin"
-        LARGEST_MARGIN = "largest_margin", "Largest reward margin"
-        BEST_OF_N = "best_of_n", "Best of n against random"
+        RANDOM = "random", gettext_lazy("Random")
+        ACROSS = "across", gettext_lazy("Across policies")
+        DIFFERENT = "different", gettext_lazy("Most different texts")
+        SMALLEST_MARGIN = "smallest_margin", gettext_lazy("Smallest reward margin")
+        LARGEST_MARGIN = "largest_margin", gettext_lazy("Largest reward margin")
+        BEST_OF_N = "best_of_n", gettext_lazy("Best of n against random")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="comparisons")
     prompt = models.ForeignKey(Prompt, on_delete=models.CASCADE, related_name="comparisons")
@@ -123,6 +129,9 @@ class Lease(models.Model):
     token = models.UUIDField(default=uuid.uuid4, unique=True)
     taken_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField()
+    draft = models.JSONField(
+        default=dict, blank=True, help_text="What the annotator has filled in and not sent yet."
+    )
 
     objects = LeaseQuerySet.as_manager()
 

@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy
 
 from labeling.models.projects import Project
 
@@ -10,9 +11,9 @@ from labeling.models.projects import Project
 class PolicyState(models.TextChoices):
     """Where a policy is in its life."""
 
-    CANDIDATE = "candidate", "Candidate"
-    SERVING = "serving", "Serving"
-    RETIRED = "retired", "Retired"
+    CANDIDATE = "candidate", gettext_lazy("Candidate")
+    SERVING = "serving", gettext_lazy("Serving")
+    RETIRED = "retired", gettext_lazy("Retired")
 
 
 class Policy(models.Model):

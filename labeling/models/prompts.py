@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy
 
 from labeling.chat import Message
 from labeling.models.policies import Policy
@@ -16,8 +17,8 @@ from labeling.models.projects import Project
 class Split(models.TextChoices):
     """Which side of the evaluation a prompt is on."""
 
-    TRAIN = "train", "Train"
-    HELD_OUT = "held_out", "Held out"
+    TRAIN = "train", gettext_lazy("Train")
+    HELD_OUT = "held_out", gettext_lazy("Held out")
 
 
 def prompt_digest(messages: Sequence[Message]) -> str:
