@@ -32,7 +32,8 @@ from labeling.models import (
 from labeling.models.prompts import prompt_digest, split_of, text_digest
 from labeling.services.assigning import lease_again
 from labeling.services.comparing import NewComparison, create_comparisons
-from labeling.services.judging import Verdict, record_judgment
+from labeling.services.judging import record_judgment
+from labeling.services.verdicts import Verdict
 
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "correct horse battery staple"
@@ -176,7 +177,12 @@ def judge(
         rationale=rationale,
         active_ms=active_ms,
     )
-    judgment = record_judgment(lease=lease, verdict=verdict, key=key or f"key-{next(_numbers)}")
+    judgment = record_judgment(
+        annotator=annotator,
+        token=lease.token,
+        verdict=verdict,
+        key=key or f"key-{next(_numbers)}",
+    )
     comparison.refresh_from_db()
     return judgment
 

@@ -13,7 +13,7 @@ from generation.services import CannotGenerate, start_batch
 from jobs.models import Job
 from labeling.models import Comparison, Policy, Project, Response
 from labeling.services import assigning, judging
-from labeling.services.judging import Verdict
+from labeling.services.verdicts import Verdict
 from labeling.services.promoting import promote, register_policy, serving_policy
 from tests.builders import make_project, make_prompt, make_user
 from training.models import Round, RoundState
@@ -82,7 +82,12 @@ def judge_everything(project: Project) -> int:
     while assignment := assigning.next_assignment(project=project, annotator=annotator):
         slots = sorted(assignment.slots, key=lambda slot: len(slot.response.text))
         verdict = Verdict(tiers=[[slot.index] for slot in slots])
-        judging.record_judgment(lease=assignment.lease, verdict=verdict, key=f"key-{judged}")
+        judging.record_judgment(
+            annotator=assignment.lease.annotator,
+            token=assignment.lease.token,
+            verdict=verdict,
+            key=f"key-{judged}",
+        )
         judged += 1
     return judged
 

@@ -1,7 +1,7 @@
 """Judgments to preferences. The only writer of the preference table."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from django.db import transaction
 
@@ -20,6 +20,24 @@ def rewrite_preferences(comparisons: Collection[Comparison]) -> None:
     judged = {row.comparison_id for row in rows}
     unjudged = [one.pk for one in comparisons if one.pk not in judged]
     Preference.objects.filter(comparison__in=unjudged).delete()
+    _store(rows)
+
+
+@transaction.atomic(savepoint=False)
+def write_preferences(
+    *, comparison: Comparison, rankings: Sequence[Tiers], responses: Sequence[int]
+) -> None:
+    """The same for one comparison whose counted rankings and responses, by slot, are known.
+
+    One statement, so that sending a verdict stays quick.
+    """
+    if rankings:
+        _store(_preferences(comparison, rankings, responses))
+    else:
+        Preference.objects.filter(comparison=comparison).delete()
+
+
+def _store(rows: list[Preference]) -> None:
     Preference.objects.bulk_create(
         rows,
         batch_size=1000,
@@ -41,17 +59,24 @@ def preferences_of(comparisons: Collection[Comparison]) -> list[Preference]:
     """The rows, unsaved, that the counted judgments of these comparisons give: two queries."""
     rankings, responses = _rankings(comparisons), _responses(comparisons)
     return [
-        _preference(comparison, pair, votes, responses[comparison.pk])
+        row
         for comparison in comparisons
         if comparison.pk in rankings
-        for pair, votes in sorted(
-            count_votes(rankings[comparison.pk], len(responses[comparison.pk])).items()
-        )
+        for row in _preferences(comparison, rankings[comparison.pk], responses[comparison.pk])
+    ]
+
+
+def _preferences(
+    comparison: Comparison, rankings: Sequence[Tiers], responses: Sequence[int]
+) -> list[Preference]:
+    return [
+        _preference(comparison, pair, votes, responses)
+        for pair, votes in sorted(count_votes(rankings, len(responses)).items())
     ]
 
 
 def _preference(
-    comparison: Comparison, pair: tuple[int, int], votes: PairVotes, responses: list[int]
+    comparison: Comparison, pair: tuple[int, int], votes: PairVotes, responses: Sequence[int]
 ) -> Preference:
     low, high = pair
     chosen, rejected = (low, high) if votes.low_leads else (high, low)

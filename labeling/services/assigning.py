@@ -1,25 +1,42 @@
 """Who judges what next. The only writer of leases.
 
-Live leases + counted judgments <= overlap: checked here under a lock on the comparison's row, and
+Live leases + counted judgments <= overlap: counted here while the comparison's row is locked, and
 once more when the judgment is written.
 """
 
 import hashlib
 import random
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
-from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from labeling.models import Comparison, Judgment, Lease, Project, Skip, Slot, User
+from labeling.models import (
+    Comparison,
+    Judgment,
+    Lease,
+    Project,
+    Prompt,
+    Response,
+    Slot,
+    User,
+)
 from labeling.models.comparisons import SHUFFLE_RANGE
+from labeling.services import statements
+from labeling.services.statements import Queued, Shown, known
 
 LEASE = timedelta(minutes=10)
+AT_ONCE = 2  # leases of one annotator in one project: what they look at, and what comes next
 TRIES = 20  # each loses only to somebody who took the row in between
+
+
+class LimitReached(Exception):
+    """The annotator has given as many verdicts today as the manager allows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +61,37 @@ def shown_order(comparison: int, annotator: int, slots: int) -> list[int]:
     return order
 
 
-def next_assignment(*, project: Project, annotator: User) -> Assignment | None:
+def next_assignment(
+    *,
+    project: Project,
+    annotator: User,
+    besides: Collection[UUID] = (),
+    daily_limit: int | None = None,
+) -> Assignment | None:
     """The comparison this annotator shall judge now, leased to them; None where none is left.
 
-    Their own live lease comes first (a reload never burns a comparison), then the manager's
-    priority, then comparisons others have begun, then the annotator's own place on the circle.
+    Their own live leases come first (a reload never burns a comparison), but for `besides`: the
+    tokens of those that the page has already. Then the manager's priority, then comparisons
+    others have begun, then the annotator's own place on the circle. LimitReached where the
+    annotator's day is full.
     """
-    lease = _own_lease(project, annotator) or _take_lease(project, annotator)
-    return None if lease is None else assignment_of(lease)
+    own = statements.own_leases(project=project.pk, annotator=annotator.pk)
+    for token, _shuffle_key in own:
+        if token not in besides:
+            lease = held_lease(annotator=annotator, token=token)
+            return assignment_of(lease) if lease else None
+    if len(own) >= AT_ONCE:
+        return None
+    if daily_limit is not None and len(own) + judged_today(project, annotator) >= daily_limit:
+        raise LimitReached
+    start = own[-1][1] if own else _place_on_circle(project, annotator)
+    return _take(project, annotator, start)
 
 
 def assignment_of(lease: Lease) -> Assignment:
     """What the holder of a lease sees."""
-    comparison = lease.comparison
-    responses = comparison.slots.select_related("response")
-    slots = list(responses.defer("response__token_ids", "response__sampling"))
-    order = shown_order(comparison.pk, lease.annotator_id, len(slots))
-    return Assignment(lease=lease, comparison=comparison, slots=[slots[i] for i in order])
+    shown = statements.shown_slots(comparison=lease.comparison_id, annotator=lease.annotator_id)
+    return _assignment(lease, shown)
 
 
 def held_lease(*, annotator: User, token: UUID) -> Lease | None:
@@ -73,78 +104,107 @@ def held_lease(*, annotator: User, token: UUID) -> Lease | None:
 
 
 @transaction.atomic
-def renew(*, annotator: User, token: UUID) -> bool:
-    """Hold a live lease for longer, while its page is being looked at."""
-    return bool(
-        Lease.objects.live()
-        .filter(annotator=annotator, token=token)
-        .update(expires_at=timezone.now() + LEASE)
+def hold(
+    *, annotator: User, tokens: Sequence[UUID], draft: Mapping[str, Any] | None = None
+) -> list[UUID]:
+    """Hold live leases for longer, while their page is being looked at; those still held.
+
+    `draft` is what the annotator has filled in for the first of them and not sent yet; it is kept
+    with the lease, whether that lives or has run out.
+    """
+    if draft is not None and tokens:
+        Lease.objects.filter(annotator=annotator, token=tokens[0]).update(draft=dict(draft))
+    live = Lease.objects.live().filter(annotator=annotator, token__in=tokens)
+    held = list(live.values_list("token", flat=True))
+    Lease.objects.filter(annotator=annotator, token__in=held).update(
+        expires_at=timezone.now() + LEASE
     )
+    return held
+
+
+@transaction.atomic
+def give_back(*, annotator: User, tokens: Collection[UUID]) -> None:
+    """Let go of comparisons that the annotator holds and has not judged."""
+    Lease.objects.filter(annotator=annotator, token__in=tokens).delete()
+
+
+@transaction.atomic
+def give_all_back(*, project: Project, annotator: User) -> None:
+    """Let go of everything the annotator holds in a project that they leave."""
+    Lease.objects.filter(annotator=annotator, comparison__project=project).delete()
 
 
 @transaction.atomic
 def lease_again(*, comparison: Comparison, annotator: User) -> Lease | None:
     """Give a comparison back to an annotator who undid their judgment, if a place is free."""
-    Comparison.objects.select_for_update().get(pk=comparison.pk)
-    free = _free_places().filter(pk=comparison.pk, state=Comparison.State.OPEN)
-    if not free.exists():
+    locked = Comparison.objects.select_for_update().get(pk=comparison.pk)
+    others = Lease.objects.live().filter(comparison=locked).exclude(annotator=annotator)
+    full = locked.judged + others.count() >= locked.overlap
+    if full or locked.state != Comparison.State.OPEN:
         return None
-    return _create_lease(comparison, annotator)
+    return _create_lease(locked, annotator)
 
 
-def left_for(*, project: Project, annotator: User) -> int:
-    """How many comparisons this annotator could still judge."""
-    return _eligible(project, annotator).count()
+def left_for(*, project: Project, annotator: User, at_most: int) -> int:
+    """How many comparisons this annotator could still judge, counted up to `at_most`."""
+    return statements.left_in_queue(project=project.pk, annotator=annotator.pk, at_most=at_most)
 
 
-def _own_lease(project: Project, annotator: User) -> Lease | None:
+def held_open(*, project: Project, annotator: User) -> int:
+    """How many open comparisons the annotator holds now."""
+    return len(statements.own_leases(project=project.pk, annotator=annotator.pk))
+
+
+def judged_today(project: Project, annotator: User) -> int:
+    """The annotator's current verdicts since midnight, in the site's time zone."""
     return (
-        Lease.objects.live()
+        Judgment.objects.current()
         .filter(
             annotator=annotator,
             comparison__project=project,
-            comparison__state=Comparison.State.OPEN,
+            created_at__gte=_midnight(),
+            rewrite_of=None,
         )
-        .select_related("comparison__prompt")
-        .order_by("taken_at")
-        .first()
+        .count()
     )
 
 
-@transaction.atomic
-def _take_lease(project: Project, annotator: User) -> Lease | None:
+def _midnight() -> datetime:
+    return timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@transaction.atomic(savepoint=False)
+def _take(project: Project, annotator: User, start: int) -> Assignment | None:
     """Lease the first comparison in this annotator's order that has a free place.
 
-    On PostgreSQL a row that somebody else is taking is passed over (SKIP LOCKED), and places are
-    counted once more under the row's lock; on SQLite the IMMEDIATE transaction lets one writer in
-    at a time.
+    On PostgreSQL a row that somebody else is taking is passed over (SKIP LOCKED). Whoever was
+    quicker may have committed between our look and our lock, so places are counted once more,
+    ours among them, when the slots are read; on SQLite the IMMEDIATE transaction lets one writer
+    in at a time.
     """
     for _ in range(TRIES):
-        comparison = _first_in_order(project, annotator)
-        if comparison is None:
+        queued = _first_in_order(project, annotator, start)
+        if queued is None:
             return None
-        if _free_places().filter(pk=comparison.pk).exists():
-            return _create_lease(comparison, annotator)
+        lease = _create_lease(_comparison(project, queued), annotator)
+        shown = statements.shown_slots(comparison=queued.pk, annotator=annotator.pk)
+        if queued.judged + shown[0].live <= queued.overlap:
+            return _assignment(lease, shown)
+        lease.delete()
     return None
 
 
-def _first_in_order(project: Project, annotator: User) -> Comparison | None:
-    """The best level of priority and judgments, and there the first from one's own place on.
+def _first_in_order(project: Project, annotator: User, start: int) -> Queued | None:
+    """The best level of priority and judgments, and there the first from `start` on.
 
-    The place is on the circle of shuffle keys: people begin elsewhere, so they seldom want the
-    same row. Two walks along the queue's index, however long the queue is.
+    `start` is a place on the circle of shuffle keys: people begin elsewhere, so they seldom want
+    the same row. Two walks along the queue's index, however long the queue is.
     """
-    queue = _eligible(project, annotator).order_by("-priority", "-judged", "shuffle_key")
-    best = queue.values_list("priority", "judged").first()
-    if best is None:
-        return None
-    start = _place_on_circle(project, annotator)
-    level = (
-        queue.filter(priority=best[0], judged=best[1])
-        .select_related("prompt")
-        .select_for_update(skip_locked=True, of=("self",))
-    )
-    return level.filter(shuffle_key__gte=start).first() or level.first()
+    first = partial(statements.first_in_queue, project=project.pk, annotator=annotator.pk)
+    best = first()
+    if best is None or best.shuffle_key >= start:
+        return best
+    return first(level=(best.priority, best.judged, start)) or best
 
 
 def _place_on_circle(project: Project, annotator: User) -> int:
@@ -152,39 +212,45 @@ def _place_on_circle(project: Project, annotator: User) -> int:
     return int.from_bytes(digest[:4]) % SHUFFLE_RANGE
 
 
-def _eligible(project: Project, annotator: User) -> QuerySet[Comparison]:
-    mine = {"comparison": OuterRef("pk"), "annotator": annotator}
-    return (
-        _free_places()
-        .filter(project=project, state=Comparison.State.OPEN)
-        .exclude(Exists(Judgment.objects.current().filter(**mine)))
-        .exclude(Exists(Skip.objects.filter(**mine, undone_at__isnull=True)))
-        .exclude(Exists(Lease.objects.live().filter(**mine)))
+def _assignment(lease: Lease, shown: list[Shown]) -> Assignment:
+    """What the lease's holder sees. Of the prompt and the responses only the texts were read."""
+    order = shown_order(lease.comparison_id, lease.annotator_id, len(shown))
+    first = shown[0]
+    lease.draft = first.draft
+    lease.comparison.prompt = known(Prompt, id=first.prompt, messages=first.messages)
+    return Assignment(
+        lease=lease, comparison=lease.comparison, slots=[_slot(shown[index]) for index in order]
     )
 
 
-def _free_places() -> QuerySet[Comparison]:
-    """Comparisons whose live leases and counted judgments leave a place of the overlap."""
-    live = (
-        Lease.objects.live()
-        .filter(comparison=OuterRef("pk"))
-        .order_by()
-        .values("comparison")
-        .annotate(number=Count("pk"))
-        .values("number")
+def _slot(shown: Shown) -> Slot:
+    slot = known(Slot, id=shown.slot, index=shown.at, response_id=shown.response)
+    slot.response = known(Response, id=shown.response, text=shown.text)
+    return slot
+
+
+def _comparison(project: Project, queued: Queued) -> Comparison:
+    """What is known of it; anything else would be read when it is asked for."""
+    comparison = known(
+        Comparison,
+        id=queued.pk,
+        project_id=project.pk,
+        priority=queued.priority,
+        judged=queued.judged,
+        overlap=queued.overlap,
+        shuffle_key=queued.shuffle_key,
     )
-    return Comparison.objects.annotate(held=Coalesce(live, 0)).filter(
-        Q(judged__lt=F("overlap")) & Q(judged__lt=F("overlap") - F("held"))
-    )
+    comparison.project = project
+    return comparison
 
 
 def _create_lease(comparison: Comparison, annotator: User) -> Lease:
-    """A new lease; it takes the place of the annotator's own that ran out."""
-    lease = Lease(comparison=comparison, annotator=annotator, expires_at=timezone.now() + LEASE)
-    Lease.objects.bulk_create(
-        [lease],
-        update_conflicts=True,
-        unique_fields=["comparison", "annotator"],
-        update_fields=["token", "taken_at", "expires_at"],
+    now = timezone.now()
+    lease = Lease(comparison=comparison, annotator=annotator, taken_at=now, expires_at=now + LEASE)
+    lease.pk = statements.take_lease(
+        comparison=comparison.pk,
+        annotator=annotator.pk,
+        token=lease.token,
+        expires=lease.expires_at,
     )
     return lease

@@ -87,7 +87,8 @@ def _overlaps() -> Iterator[str]:
             f"of {overlap}"
         )
     full = Q(judged__gte=F("overlap"))
-    wrong = Q(state=Comparison.State.OPEN) & full | Q(state=Comparison.State.JUDGED) & ~full
+    waiting = Q(state__in=(Comparison.State.OPEN, Comparison.State.HELD))
+    wrong = waiting & full | Q(state=Comparison.State.JUDGED) & ~full
     for pk in Comparison.objects.filter(wrong).values_list("pk", flat=True):
         yield f"comparison {pk}: its state does not follow from its judgments"
 
@@ -114,6 +115,30 @@ def _judgments() -> Iterator[str]:
             yield f"judgment {pk}: {error}"
         if sorted(shown) != list(range(slots)):
             yield f"judgment {pk}: its shown order does not name every slot once"
+
+
+def _rewrites() -> Iterator[str]:
+    """A rewrite stands and falls with the verdict it came with, and others never judge it."""
+    current = Judgment.objects.current()
+    stranded = current.filter(rewrite_of__superseded_at__isnull=False)
+    for pk in stranded.values_list("pk", flat=True):
+        yield f"judgment {pk}: the verdict its rewrite came with was taken back"
+    rewrites = Comparison.objects.filter(purpose=Comparison.Purpose.REWRITE)
+    for pk in rewrites.filter(state=Comparison.State.OPEN).values_list("pk", flat=True):
+        yield f"comparison {pk}: a rewrite is open to others"
+    wrote = Q(comparison__slots__response__annotator=F("annotator"))
+    own = current.filter(wrote).exclude(comparison__purpose=Comparison.Purpose.REWRITE)
+    for pk in own.values_list("pk", flat=True):
+        yield f"judgment {pk}: its annotator wrote one of the responses"
+
+
+def _examples() -> Iterator[str]:
+    """Examples are never put before people as work, and have an answer."""
+    practice = Comparison.objects.filter(purpose=Comparison.Purpose.PRACTICE)
+    for pk in practice.exclude(state=Comparison.State.RETIRED).values_list("pk", flat=True):
+        yield f"comparison {pk}: an example is in the queue"
+    for pk in practice.filter(gold_tiers__isnull=True).values_list("pk", flat=True):
+        yield f"comparison {pk}: an example without an answer"
 
 
 def _preferences() -> Iterator[str]:
@@ -165,6 +190,8 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     _slots,
     _overlaps,
     _judgments,
+    _rewrites,
+    _examples,
     _preferences,
     _policies,
 )

@@ -10,22 +10,23 @@ from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
 
 from labeling.formats import trl_row
 from labeling.models import Comparison, Preference, Project, Slot, Split
+from labeling.models.comparisons import TRAINED_ON
 
 PAGE = 200  # rows read at a time
 
-STANDARD = Q(comparison__purpose=Comparison.Purpose.STANDARD)
+TRAINED = Q(comparison__purpose__in=TRAINED_ON)
 RETIRED = Q(comparison__state=Comparison.State.RETIRED)
 DECIDED = Q(votes_for__gt=F("votes_against"))
 ONLY_TIES = Q(votes_for=0, votes_against=0)
 
 
 def preference_rows(project: Project, split: Split | None) -> Iterator[dict[str, Any]]:
-    """Decided preferences of standard comparisons that are not retired, in TRL's shape.
+    """Decided preferences of comparisons that are trained on and not retired, in TRL's shape.
 
     Each row also tells its votes, probability, split and comparison. Both splits where `split` is
     None.
     """
-    table = _table(project, split).filter(STANDARD, ~RETIRED, DECIDED)
+    table = _table(project, split).filter(TRAINED, ~RETIRED, DECIDED)
     rows = table.order_by("pk").values(
         "pk",
         "comparison_id",
@@ -46,12 +47,12 @@ def preference_rows(project: Project, split: Split | None) -> Iterator[dict[str,
 
 def left_out(project: Project, split: Split | None) -> dict[str, int]:
     """How many of the split's preferences `preference_rows` leaves out, by reason."""
-    live = STANDARD & ~RETIRED
+    live = TRAINED & ~RETIRED
     counts = _table(project, split).aggregate(
         even=Count("pk", filter=live & ~DECIDED & ~ONLY_TIES),
         tied=Count("pk", filter=live & ONLY_TIES),
-        retired=Count("pk", filter=STANDARD & RETIRED),
-        checks=Count("pk", filter=~STANDARD),
+        retired=Count("pk", filter=TRAINED & RETIRED),
+        checks=Count("pk", filter=~TRAINED),
     )
     return {
         "votes even": counts["even"],
@@ -64,14 +65,14 @@ def left_out(project: Project, split: Split | None) -> dict[str, int]:
 def ranked_groups(project: Project) -> Iterator[dict[str, Any]]:
     """One row a comparison: its prompt, all its responses, and the votes on each pair of them.
 
-    Standard comparisons that have preferences and are not retired, of both splits; undecided pairs
-    are in, with their votes. This is the trainer's preferences.jsonl.
+    Comparisons that are trained on, have preferences and are not retired, of both splits;
+    undecided pairs are in, with their votes. This is the trainer's preferences.jsonl.
     """
     comparisons = (
         Comparison.objects.filter(
             Exists(Preference.objects.filter(comparison=OuterRef("pk"))),
             project=project,
-            purpose=Comparison.Purpose.STANDARD,
+            purpose__in=TRAINED_ON,
         )
         .exclude(state=Comparison.State.RETIRED)
         .select_related("prompt")

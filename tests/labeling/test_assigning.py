@@ -1,14 +1,12 @@
-import threading
 from datetime import timedelta
 
 import pytest
-from django.db import connection, connections
 from django.utils import timezone
 
-from labeling.models import Comparison, Lease, Project, User
+from labeling.models import Comparison, Judgment, Lease, Project, User
 from labeling.services import assigning, judging
 from labeling.services.assigning import next_assignment, shown_order
-from labeling.services.judging import Verdict
+from labeling.services.verdicts import Verdict
 from tests.builders import judge, make_comparison, make_project, make_user
 
 pytestmark = pytest.mark.django_db
@@ -78,7 +76,10 @@ def test_priority_comes_first_then_what_others_began() -> None:
         assert assignment is not None
         order.append(assignment.comparison)
         judging.record_judgment(
-            lease=assignment.lease, verdict=Verdict(tiers=[[0], [1]]), key=f"k{len(order)}"
+            annotator=assignment.lease.annotator,
+            token=assignment.lease.token,
+            verdict=Verdict(tiers=[[0], [1]]),
+            key=f"k{len(order)}",
         )
     assert order == [urgent, begun]
 
@@ -88,10 +89,10 @@ def test_renewing_keeps_only_ones_own_live_lease() -> None:
     one, two = annotators(comparison.project, 2)
     assignment = next_assignment(project=comparison.project, annotator=one)
     assert assignment is not None
-    assert assigning.renew(annotator=one, token=assignment.lease.token)
-    assert not assigning.renew(annotator=two, token=assignment.lease.token)
+    assert assigning.hold(annotator=one, tokens=[assignment.lease.token])
+    assert not assigning.hold(annotator=two, tokens=[assignment.lease.token])
     Lease.objects.update(expires_at=timezone.now() - timedelta(seconds=1))
-    assert not assigning.renew(annotator=one, token=assignment.lease.token)
+    assert not assigning.hold(annotator=one, tokens=[assignment.lease.token])
 
 
 def test_other_projects_and_retired_comparisons_are_not_offered() -> None:
@@ -114,26 +115,71 @@ def test_taking_a_comparison_costs_the_same_however_many_there_are(
         next_assignment(project=project, annotator=annotator)
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("attempt", range(5))
-def test_of_many_who_want_the_last_place_exactly_one_gets_it(attempt: int) -> None:
+def test_what_comes_next_follows_on_the_circle_and_no_more_than_one_is_held_ahead() -> None:
+    project = make_project()
+    keys = [make_comparison(project=project).shuffle_key for _ in range(6)]
+    (annotator,) = annotators(project, 1)
+    first = next_assignment(project=project, annotator=annotator)
+    assert first is not None
+    ahead = next_assignment(project=project, annotator=annotator, besides=[first.lease.token])
+    assert ahead is not None
+    rest = sorted(keys, key=lambda key: (key < first.comparison.shuffle_key, key))
+    assert ahead.comparison.shuffle_key == rest[1]
+    both = [first.lease.token, ahead.lease.token]
+    assert next_assignment(project=project, annotator=annotator, besides=both) is None
+
+
+def test_nobody_judges_an_answer_they_rewrote() -> None:
     comparison = make_comparison()
-    people = annotators(comparison.project, 12)
-    barrier = threading.Barrier(len(people))
-    got: list[Lease] = []
+    one, two = annotators(comparison.project, 2)
+    response = comparison.slots.get(index=0).response
+    response.annotator = one
+    response.save()
+    assert next_assignment(project=comparison.project, annotator=one) is None
+    assert next_assignment(project=comparison.project, annotator=two) is not None
 
-    def want(annotator: User) -> None:
-        try:
-            barrier.wait()
-            assignment = next_assignment(project=comparison.project, annotator=annotator)
-            if assignment is not None:
-                got.append(assignment.lease)
-        finally:
-            connections.close_all()
 
-    threads = [threading.Thread(target=want, args=(person,)) for person in people]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(got) == Lease.objects.count() == 1, connection.vendor
+def test_what_is_held_back_is_not_offered_and_still_takes_a_verdict_that_is_under_way() -> None:
+    comparison = make_comparison(overlap=2)
+    one, two = annotators(comparison.project, 2)
+    assignment = next_assignment(project=comparison.project, annotator=one)
+    assert assignment is not None
+    Comparison.objects.update(state=Comparison.State.HELD)
+    assert next_assignment(project=comparison.project, annotator=two) is None
+    judging.record_judgment(
+        annotator=one, token=assignment.lease.token, verdict=Verdict(tiers=[[0], [1]]), key="k"
+    )
+    comparison.refresh_from_db()
+    assert (comparison.judged, comparison.state) == (1, Comparison.State.HELD)
+
+
+def test_the_daily_limit_counts_what_is_held_and_starts_anew_the_next_day() -> None:
+    project = make_project()
+    for _ in range(4):
+        make_comparison(project=project)
+    (annotator,) = annotators(project, 1)
+
+    def take(*besides: Lease) -> assigning.Assignment | None:
+        tokens = [lease.token for lease in besides]
+        return next_assignment(project=project, annotator=annotator, besides=tokens, daily_limit=2)
+
+    first = take()
+    assert first is not None
+    judging.record_judgment(
+        annotator=annotator, token=first.lease.token, verdict=Verdict(tiers=[[0], [1]]), key="k"
+    )
+    second = take()
+    assert second is not None
+    with pytest.raises(assigning.LimitReached):
+        take(second.lease)
+    Judgment.objects.update(created_at=timezone.now() - timedelta(days=1))
+    assert take(second.lease) is not None
+
+
+def test_how_many_are_left_is_counted_only_so_far() -> None:
+    project = make_project()
+    for _ in range(5):
+        make_comparison(project=project)
+    (annotator,) = annotators(project, 1)
+    assert assigning.left_for(project=project, annotator=annotator, at_most=9) == 5
+    assert assigning.left_for(project=project, annotator=annotator, at_most=3) == 3

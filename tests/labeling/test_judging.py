@@ -1,11 +1,14 @@
 import itertools
+from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 
-from labeling.models import Comparison, Judgment, Lease, Preference, Skip
+from labeling.models import Comparison, Judgment, Lease, Preference, Response, Skip
 from labeling.services import assigning, judging
 from labeling.services.checking import breaches
-from labeling.services.judging import Conflict, NotHeld, Verdict
+from labeling.services.judging import Conflict, NotHeld, TooLate
+from labeling.services.verdicts import FlagGiven, Rewrite, Verdict
 from labeling.votes import BadTiers
 from tests.builders import judge, make_comparison, make_project, make_user
 
@@ -15,7 +18,12 @@ numbers = itertools.count()
 
 def send(lease, tiers, key="") -> Judgment:
     verdict = Verdict(tiers=tiers)
-    return judging.record_judgment(lease=lease, verdict=verdict, key=key or f"k{next(numbers)}")
+    return judging.record_judgment(
+        annotator=lease.annotator,
+        token=lease.token,
+        verdict=verdict,
+        key=key or f"k{next(numbers)}",
+    )
 
 
 def take(comparison, annotator) -> Lease:
@@ -123,7 +131,7 @@ def test_a_verdict_that_leaves_a_response_out_changes_nothing() -> None:
 def test_skipped_comparisons_are_not_offered_again_until_undone() -> None:
     comparison = make_comparison()
     annotator = make_user(role="annotator", project=comparison.project)
-    judging.skip(lease=take(comparison, annotator))
+    judging.skip(annotator=annotator, token=take(comparison, annotator).token)
     assert assigning.next_assignment(project=comparison.project, annotator=annotator) is None
     other = make_user(role="annotator", project=comparison.project)
     assert assigning.next_assignment(project=comparison.project, annotator=other) is not None
@@ -143,6 +151,105 @@ def test_undo_takes_back_the_latest_of_judgments_and_skips() -> None:
         return assignment.lease
 
     judgment = send(following(), [[0], [1]])
-    assert judging.last_action(annotator=annotator, project=project.pk) == judgment
-    judging.skip(lease=following())
-    assert isinstance(judging.last_action(annotator=annotator, project=project.pk), Skip)
+    assert judging.last_action(annotator=annotator, project=project) == judgment
+    judging.skip(annotator=annotator, token=following().token)
+    assert isinstance(judging.last_action(annotator=annotator, project=project), Skip)
+
+
+def test_judging_again_counts_in_the_place_of_the_first_even_where_the_overlap_is_full() -> None:
+    comparison = make_comparison(overlap=2)
+    first = judge(comparison=comparison, tiers=[[0], [1]])
+    judge(comparison=comparison, tiers=[[0], [1]])
+    again = judging.rejudge(judgment=first, verdict=Verdict(tiers=[[1], [0]]), key="again")
+    assert not again.surplus
+    row = Preference.objects.get()
+    assert (row.votes_for, row.votes_against) == (1, 1)
+    first.refresh_from_db()
+    assert first.superseded_at is not None
+    same = judging.rejudge(judgment=first, verdict=Verdict(tiers=[[1], [0]]), key="again")
+    assert same == again, "sent twice it is the same"
+    assert not list(breaches())
+
+
+def test_judging_again_is_refused_for_what_is_no_longer_there_to_change() -> None:
+    comparison = make_comparison()
+    judgment = judge(comparison=comparison)
+    verdict = Verdict(tiers=[[1], [0]])
+    assert judging.changeable(judgment)
+    Comparison.objects.update(state=Comparison.State.RETIRED)
+    comparison.refresh_from_db()
+    with pytest.raises(TooLate, match="retired"):
+        judging.rejudge(judgment=judgment, verdict=verdict, key="a")
+    Comparison.objects.update(state=Comparison.State.JUDGED)
+    comparison.project.rejudge_hours = 0
+    comparison.project.save()
+    judgment = Judgment.objects.get()
+    assert not judging.changeable(judgment)
+    with pytest.raises(TooLate):
+        judging.rejudge(judgment=judgment, verdict=verdict, key="b")
+    with pytest.raises(TooLate):
+        judging.undo(judgment=judgment)
+    assert Judgment.objects.get() == judgment
+
+
+def test_a_rewrite_goes_with_the_verdict_it_came_with() -> None:
+    comparison = make_comparison(k=3)
+    annotator = make_user(role="annotator", project=comparison.project)
+    rewrite = Rewrite(slot=1, text="Much better")
+    sent = judging.record_judgment(
+        annotator=annotator,
+        token=take(comparison, annotator).token,
+        verdict=Verdict(tiers=[[1], [0], [2]], rewrite=rewrite),
+        key="first",
+    )
+    made = Response.objects.get(annotator=annotator)
+    preferred = Preference.objects.get(chosen=made)
+    assert preferred.rejected == comparison.slots.get(index=1).response
+    assert preferred.comparison.purpose == Comparison.Purpose.REWRITE
+    judging.rejudge(judgment=sent, verdict=Verdict(tiers=[[2], [0], [1]]), key="second")
+    assert not Preference.objects.filter(chosen=made).exists()
+    preferred.comparison.refresh_from_db()
+    assert preferred.comparison.state == Comparison.State.RETIRED
+    assert not list(breaches())
+
+
+def test_a_rewrite_that_changes_nothing_is_none() -> None:
+    comparison = make_comparison()
+    annotator = make_user(role="annotator", project=comparison.project)
+    text = comparison.slots.get(index=0).response.text
+    judging.record_judgment(
+        annotator=annotator,
+        token=take(comparison, annotator).token,
+        verdict=Verdict(tiers=[[0], [1]], rewrite=Rewrite(slot=0, text=text)),
+        key="same",
+    )
+    assert Preference.objects.count() == 1
+
+
+def test_a_sitting_ends_with_a_long_pause() -> None:
+    project = make_project()
+    for _ in range(3):
+        make_comparison(project=project)
+    annotator = make_user(role="annotator", project=project)
+    places = []
+    for number in range(3):
+        lease = assigning.next_assignment(project=project, annotator=annotator).lease  # type: ignore[union-attr]
+        places.append(send(lease, [[0], [1]]).sitting_place)
+        if number == 1:
+            Judgment.objects.update(created_at=timezone.now() - timedelta(minutes=31))
+    assert places == [0, 1, 0]
+
+
+def test_places_are_turned_into_slots_wherever_a_verdict_names_them() -> None:
+    verdict = Verdict(
+        tiers=[[0], [1, 2]],
+        ratings={"tone": {0: 5}},
+        flags=[FlagGiven(reason="broken", slot=2), FlagGiven(reason="unsafe")],
+        rewrite=Rewrite(slot=1, text="x"),
+    ).moved([2, 0, 1])
+    assert verdict.tiers == [[2], [0, 1]]
+    assert verdict.ratings == {"tone": {2: 5}}
+    assert [flag.slot for flag in verdict.flags] == [1, None]
+    assert verdict.rewrite == Rewrite(slot=0, text="x")
+    with pytest.raises(BadTiers):
+        Verdict(tiers=[[0], [1]], flags=[FlagGiven(reason="broken", slot=2)]).moved([1, 0])
