@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-OPTIONS = "-c listen_addresses= -c fsync=off -c max_connections=200"
+OPTIONS = "-c listen_addresses= -c max_connections=200"
 
 
 def find_server() -> Path | None:
@@ -21,8 +21,11 @@ def find_server() -> Path | None:
 
 
 @contextmanager
-def cluster() -> Iterator[str]:
-    """A running server, reachable by a Unix socket in its own folder only; yields its URL."""
+def cluster(*, durable: bool = False) -> Iterator[str]:
+    """A running server, reachable by a Unix socket in its own folder only; yields its URL.
+
+    `durable`: what is committed survives a power cut, as in service; tests can do without.
+    """
     programs = find_server()
     if programs is None:
         raise RuntimeError("PostgreSQL's server is not installed")
@@ -44,7 +47,17 @@ def cluster() -> Iterator[str]:
     try:
         run("initdb", "-D", data, "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8")
         log = str(folder / "log")
-        run("pg_ctl", "-D", data, "-l", log, "-w", "-o", f"{OPTIONS} -k {folder}", "start")
+        run(
+            "pg_ctl",
+            "-D",
+            data,
+            "-l",
+            log,
+            "-w",
+            "-o",
+            f"{OPTIONS} -c fsync={'on' if durable else 'off'} -k {folder}",
+            "start",
+        )
         try:
             yield f"postgres://postgres@{str(folder).replace('/', '%2F')}/postgres"
         finally:

@@ -12,6 +12,7 @@ from tests.benchmarks.report import Options, store, table
 
 BENCHMARKS = {
     "generation": "the batch path against vLLM itself and transformers",
+    "labeling": "annotators over HTTP on a million comparisons, SQLite and PostgreSQL",
     "trainer": "the DPO trainer against TRL's DPOTrainer",
     "turns": "generation and training on one GPU, one after the other",
 }
