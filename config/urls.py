@@ -7,11 +7,15 @@ from django.urls import URLPattern, URLResolver, include, path
 from config.views import healthz
 from labeling.views.account import SignIn, SignOut
 from labeling.views.home import home
+from labeling.views.joining import join
+from labeling.views.own_settings import own_settings
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("", home, name="home"),
     path("sign-in/", SignIn.as_view(), name="login"),
     path("sign-out/", SignOut.as_view(), name="logout"),
+    path("invite/<str:token>/", join, name="join"),
+    path("settings/", own_settings, name="own_settings"),
     path("healthz", healthz, name="healthz"),
     path("", include("labeling.urls")),
 ]

@@ -5,24 +5,27 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.db.models import (
-    BooleanField,
     Count,
     Exists,
-    F,
-    Func,
     OuterRef,
     QuerySet,
     Subquery,
-    Value,
 )
 from django.db.models.functions import Coalesce
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
 
 from labeling.models import Policy, Project, Prompt, Response, Split
+from labeling.searching import Says
 
 MOST_IDS = 5000
 LARGEST_ID = 2**63 - 1
 LONGEST_SEARCH = 200
 MOST_PROMPTS = 1_000_000
+SIDES = {
+    Split.TRAIN: gettext_lazy("of the train side"),
+    Split.HELD_OUT: gettext_lazy("of the held out side"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,67 +55,49 @@ class Selection:
     def words(self, leading: str) -> str:
         """Which prompts, for people, as what follows the word prompts."""
         if self.ids:
-            named = f"named one by one ({len(self.ids)})"
+            named = _("named one by one (%(number)s)") % {"number": len(self.ids)}
         elif self.fewer_than is None:
-            named = f"not answered by {leading}"
+            named = _("not answered by %(policy)s") % {"policy": leading}
         else:
             named = ""
         parts = [
             named,
-            f"with fewer than {self.fewer_than} responses" if self.fewer_than else "",
-            f"of the {Split(self.split).label.lower()} side" if self.split else "",
-            f"that say \u201c{self.search}\u201d" if self.search else "",
-            f"the first {self.limit} of them" if self.limit else "",
+            self._fewer_words(),
+            str(SIDES[Split(self.split)]) if self.split else "",
+            _("that say “%(text)s”") % {"text": self.search} if self.search else "",
+            _("the first %(number)s of them") % {"number": self.limit} if self.limit else "",
         ]
         return ", ".join(filter(None, parts))
+
+    def _fewer_words(self) -> str:
+        if not self.fewer_than:
+            return ""
+        words = ngettext(
+            "with fewer than %(number)s response",
+            "with fewer than %(number)s responses",
+            self.fewer_than,
+        )
+        return words % {"number": self.fewer_than}
 
     def problems(self) -> dict[str, str]:
         """What cannot be, by part, in words."""
         found = {}
         if self.split not in ("", *Split.values):
-            found["split"] = f"{self.split} is no split."
+            found["split"] = _("%(name)s is no split.") % {"name": self.split}
         if len(self.ids) > MOST_IDS:
-            found["ids"] = f"Name at most {MOST_IDS} prompts."
+            found["ids"] = _("Name at most %(number)s prompts.") % {"number": MOST_IDS}
         elif not all(1 <= pk <= LARGEST_ID for pk in self.ids):
-            found["ids"] = "Prompts are numbered from 1 on."
+            found["ids"] = _("Prompts are numbered from 1 on.")
         if len(self.search) > LONGEST_SEARCH:
-            found["search"] = f"At most {LONGEST_SEARCH} characters."
+            found["search"] = _("At most %(number)s characters.") % {"number": LONGEST_SEARCH}
         for part in ("fewer_than", "limit"):
             value = getattr(self, part)
             if value is not None and not 1 <= value <= MOST_PROMPTS:
-                found[part] = f"A whole number from 1 to {MOST_PROMPTS}."
+                found[part] = _("A whole number from 1 to %(most)s.") % {"most": MOST_PROMPTS}
         return found
 
 
 NOT_ANSWERED = Selection()
-
-
-class Says(Func):
-    """Whether some message of a conversation holds a text. Each database unpacks JSON its way."""
-
-    output_field = BooleanField()
-
-    def __init__(self, messages: str, text: str) -> None:
-        pattern = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-        super().__init__(F(messages), Value(f"%{pattern}%"))
-
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        """LIKE looks away from case in ASCII only."""
-        return self.as_sql(
-            compiler,
-            connection,
-            template="EXISTS (SELECT 1 FROM json_each(%(expressions)s ESCAPE '\\')",
-            arg_joiner=") AS turn WHERE json_extract(turn.value, '$.content') LIKE ",
-        )
-
-    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        """As on SQLite."""
-        return self.as_sql(
-            compiler,
-            connection,
-            template="EXISTS (SELECT 1 FROM jsonb_array_elements(%(expressions)s)",
-            arg_joiner=") AS turn(value) WHERE turn.value->>'content' ILIKE ",
-        )
 
 
 def select_prompts(

@@ -11,15 +11,19 @@ EXPORTERS = (Role.MANAGER, Role.CONSUMER)
 
 
 def project_for(user: User, slug: str, roles: tuple[Role, ...]) -> Project:
-    """The project if the user has one of these roles in it, with `project.role` set; else 404."""
+    """The project if the user has one of these roles in it; else 404.
+
+    `project.role` and `project.membership` are set, and its guidelines are read with it.
+    """
     membership = (
         Membership.objects.filter(user=user, project__slug=slug, role__in=roles)
-        .select_related("project")
+        .select_related("project__guidelines")
         .first()
     )
     if membership is None:
         raise Http404("There is no such project, or you are not a member of it.")
     membership.project.role = membership.role  # type: ignore[attr-defined]
+    membership.project.membership = membership  # type: ignore[attr-defined]
     return membership.project
 
 

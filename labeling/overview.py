@@ -11,6 +11,8 @@ from typing import Any, Literal
 from django.db.models import Count, F, Q, Sum
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext, pgettext
 
 from jobs import queue
 from labeling.models import (
@@ -23,6 +25,7 @@ from labeling.models import (
     Response,
     Split,
 )
+from labeling.models.comparisons import TRAINED_ON
 from labeling.services.promoting import serving_policy
 
 ROUND_PAIRS = 10  # new decided pairs before a round may start; training.readiness reads it
@@ -163,9 +166,7 @@ def _judgments(project: Project) -> dict[str, int]:
 def _preferences(project: Project, learned: Any) -> dict[str, int]:
     """Pairs; those decided; those that are decided, trained on and newer than the last round."""
     decided = Q(votes_for__gt=F("votes_against"))
-    trained_on = Q(comparison__prompt__split=Split.TRAIN) & Q(
-        comparison__purpose=Comparison.Purpose.STANDARD
-    )
+    trained_on = Q(comparison__prompt__split=Split.TRAIN) & Q(comparison__purpose__in=TRAINED_ON)
     newer = Q(updated_at__gt=learned.created_at) if learned else Q()
     found: dict[str, int] = Preference.objects.filter(project=project).aggregate(
         pairs=Count("pk"),
@@ -180,15 +181,15 @@ def next_step(project: Project, counts: Counts) -> NextStep:
     if counts.prompts == 0:
         return NextStep(
             station="prompts",
-            text="Import prompts",
-            why="The loop begins with prompts, and there are none yet.",
+            text=_("Import prompts"),
+            why=_("The loop begins with prompts, and there are none yet."),
             command=f"python3 manage.py import_prompts FILE --project {project.slug}",
         )
     if counts.serving is None:
         return NextStep(
             station="policies",
-            text="Register a policy",
-            why="No policy serves yet, so nobody can answer the prompts.",
+            text=_("Register a policy"),
+            why=_("No policy serves yet, so nobody can answer the prompts."),
             url=_url("labeling:policies", project),
         )
     return (
@@ -206,8 +207,8 @@ def _watch_round(project: Project, counts: Counts) -> NextStep | None:
         return None
     return NextStep(
         station="rounds",
-        text=f"Watch round {counts.round.number}",
-        why="A round is training. Nothing else needs you until it ends.",
+        text=_("Watch round %(number)s") % {"number": counts.round.number},
+        why=_("A round is training. Nothing else needs you until it ends."),
         url=_url("training:round", project, number=counts.round.number),
         waiting=True,
     )
@@ -219,8 +220,9 @@ def _promote(project: Project, counts: Counts) -> NextStep | None:
         return None
     return NextStep(
         station="policies",
-        text=f"Review and promote round {counts.round.number}",
-        why=f"{made.name} has been trained and waits to be put into service.",
+        text=_("Review and promote round %(number)s") % {"number": counts.round.number},
+        why=_("%(policy)s has been trained and waits to be put into service.")
+        % {"policy": made.name},
         url=_url("training:round", project, number=counts.round.number),
     )
 
@@ -229,11 +231,23 @@ def _start_round(project: Project, counts: Counts) -> NextStep | None:
     wanted = GOOD_ROUND_PAIRS if counts.open else ROUND_PAIRS
     if counts.fresh < wanted:
         return None
-    since = "since the last round" if counts.round else "to train on"
+    why = (
+        ngettext(
+            "%(number)s new decided pair is there since the last round.",
+            "%(number)s new decided pairs are there since the last round.",
+            counts.fresh,
+        )
+        if counts.round
+        else ngettext(
+            "%(number)s new decided pair is there to train on.",
+            "%(number)s new decided pairs are there to train on.",
+            counts.fresh,
+        )
+    )
     return NextStep(
         station="rounds",
-        text="Start a round",
-        why=f"{_number(counts.fresh)} new decided pairs are there {since}.",
+        text=_("Start a round"),
+        why=why % {"number": _number(counts.fresh)},
         url=_url("training:new_round", project),
     )
 
@@ -242,15 +256,25 @@ def _judge(project: Project, counts: Counts) -> NextStep | None:
     if not counts.open:
         return None
     missing = ROUND_PAIRS - counts.fresh
+    wanted = ngettext("%(number)s judgment wanted.", "%(number)s judgments wanted.", counts.wanted)
     then = (
-        f"After {_plural(missing, 'more decided pair')} a round can start."
+        ngettext(
+            "After %(number)s more decided pair a round can start.",
+            "After %(number)s more decided pairs a round can start.",
+            missing,
+        )
         if missing > 0
-        else f"A round could start with {_plural(counts.fresh, 'new pair')}; more make it better."
+        else ngettext(
+            "A round could start with %(number)s new pair; more make it better.",
+            "A round could start with %(number)s new pairs; more make it better.",
+            counts.fresh,
+        )
     )
+    pairs = {"number": _number(missing if missing > 0 else counts.fresh)}
     return NextStep(
         station="judgments",
-        text="Judge",
-        why=f"{_plural(counts.wanted, 'judgment')} wanted. {then}",
+        text=_("Judge"),
+        why=f"{wanted % {'number': _number(counts.wanted)}} {then % pairs}",
         url=_url("labeling:judge", project),
     )
 
@@ -259,8 +283,8 @@ def _generate(project: Project, counts: Counts) -> NextStep | None:
     if _live(counts.batch):
         return NextStep(
             station="candidates",
-            text=f"Watch batch {counts.batch.number}",
-            why="Candidates are being written. People can judge as soon as it ends.",
+            text=_("Watch batch %(number)s") % {"number": counts.batch.number},
+            why=_("Candidates are being written. People can judge as soon as it ends."),
             url=_url("generation:batch", project, number=counts.batch.number),
             waiting=True,
         )
@@ -268,8 +292,13 @@ def _generate(project: Project, counts: Counts) -> NextStep | None:
         return None
     return NextStep(
         station="candidates",
-        text="Generate candidates",
-        why=f"{counts.serving} has not answered {_plural(counts.unanswered, 'prompt')} yet.",
+        text=_("Generate candidates"),
+        why=ngettext(
+            "%(policy)s has not answered %(number)s prompt yet.",
+            "%(policy)s has not answered %(number)s prompts yet.",
+            counts.unanswered,
+        )
+        % {"policy": counts.serving, "number": _number(counts.unanswered)},
         url=_url("generation:batches", project),
     )
 
@@ -278,9 +307,15 @@ def _more_prompts(project: Project, counts: Counts) -> NextStep:
     missing = ROUND_PAIRS - counts.fresh
     return NextStep(
         station="prompts",
-        text="Import more prompts",
-        why="Every prompt is answered and every comparison judged, but "
-        f"{_plural(missing, 'more decided pair')} are needed for a round.",
+        text=_("Import more prompts"),
+        why=ngettext(
+            "Every prompt is answered and every comparison judged, but %(number)s more decided "
+            "pair is needed for a round.",
+            "Every prompt is answered and every comparison judged, but %(number)s more decided "
+            "pairs are needed for a round.",
+            missing,
+        )
+        % {"number": _number(missing)},
         command=f"python3 manage.py import_prompts FILE --project {project.slug}",
     )
 
@@ -294,24 +329,28 @@ def _stuck(counts: Counts) -> dict[str, str]:
     if silent and _live(counts.round):
         stuck["rounds"] = silent
     if counts.batch and counts.batch.state == "failed":
-        stuck["candidates"] = f"Batch {counts.batch.number} failed: {_first_line(counts.batch)}"
+        stuck["candidates"] = _("Batch %(number)s failed: %(reason)s") % _failure(counts.batch)
     if counts.round and counts.round.state == "failed":
-        stuck["rounds"] = f"Round {counts.round.number} failed: {_first_line(counts.round)}"
+        stuck["rounds"] = _("Round %(number)s failed: %(reason)s") % _failure(counts.round)
     return stuck
 
 
 def worker_silence(seen: datetime | None) -> str:
     """What to say where no worker is alive; empty where one is."""
     if seen is None:
-        return "No worker has ever run. Start one: python3 manage.py worker"
+        return _("No worker has ever run. Start one: python3 manage.py worker")
     silent = timezone.now() - seen
     if silent < WORKER_SILENT:
         return ""
     minutes = max(1, round(silent.total_seconds() / 60))
-    return (
-        f"The worker has not been seen for {_plural(minutes, 'minute')}. "
-        "Start it again: python3 manage.py worker"
+    words = ngettext(
+        "The worker has not been seen for %(number)s minute. "
+        "Start it again: python3 manage.py worker",
+        "The worker has not been seen for %(number)s minutes. "
+        "Start it again: python3 manage.py worker",
+        minutes,
     )
+    return words % {"number": _number(minutes)}
 
 
 def _stations(
@@ -319,10 +358,10 @@ def _stations(
 ) -> list[Station]:
     running = _activities(counts)
 
-    def station(key: str, count: int, note: str, route: str) -> Station:
+    def station(key: str, title: str, count: int, note: str, route: str) -> Station:
         return Station(
             key=key,
-            title=key.capitalize(),
+            title=title,
             count=count,
             note=note,
             url=_url(route, project),
@@ -330,21 +369,47 @@ def _stations(
             activity=running.get(key),
         )
 
-    open_, today, wanted = _number(counts.open), _number(counts.today), _number(counts.wanted)
-    decided, fresh = _number(counts.decided), _number(counts.fresh)
-    last = f"last one {counts.round.state}" if counts.round else "none yet"
-    serves = f"{counts.serving} serves" if counts.serving else "none serves"
     rounds = counts.round.number if counts.round else 0
+    note = _notes(counts)
     return [
-        station("prompts", counts.prompts, _prompts_note(counts), "generation:batches"),
-        station("candidates", counts.responses, f"{open_} comparisons open", "generation:batches"),
-        station("judgments", counts.judgments, f"{today} today, {wanted} wanted", "labeling:judge"),
+        station("prompts", _("Prompts"), counts.prompts, note["prompts"], "generation:batches"),
         station(
-            "preferences", counts.pairs, f"{decided} decided, {fresh} new", "labeling:preferences"
+            "candidates",
+            _("Candidates"),
+            counts.responses,
+            note["candidates"],
+            "generation:batches",
         ),
-        station("rounds", rounds, last, "training:rounds"),
-        station("policies", counts.policies, serves, "labeling:policies"),
+        station("judgments", _("Judgments"), counts.judgments, note["judgments"], "labeling:judge"),
+        station(
+            "preferences",
+            _("Preferences"),
+            counts.pairs,
+            note["preferences"],
+            "labeling:preferences",
+        ),
+        station("rounds", _("Rounds"), rounds, note["rounds"], "training:rounds"),
+        station("policies", _("Policies"), counts.policies, note["policies"], "labeling:policies"),
     ]
+
+
+def _notes(counts: Counts) -> dict[str, str]:
+    """What explains the count of each station."""
+    open_ = ngettext("%(number)s comparison open", "%(number)s comparisons open", counts.open)
+    return {
+        "prompts": _prompts_note(counts),
+        "candidates": open_ % {"number": _number(counts.open)},
+        "judgments": _("%(today)s today, %(wanted)s wanted")
+        % {"today": _number(counts.today), "wanted": _number(counts.wanted)},
+        "preferences": _("%(decided)s decided, %(fresh)s new")
+        % {"decided": _number(counts.decided), "fresh": _number(counts.fresh)},
+        "rounds": _("last one %(state)s") % {"state": counts.round.get_state_display().lower()}
+        if counts.round
+        else pgettext("rounds", "none yet"),
+        "policies": _("%(policy)s serves") % {"policy": counts.serving}
+        if counts.serving
+        else _("none serves"),
+    }
 
 
 def _state(key: str, step: NextStep, stuck: dict[str, str], running: dict[str, Activity]) -> State:
@@ -357,8 +422,11 @@ def _state(key: str, step: NextStep, stuck: dict[str, str], running: dict[str, A
 
 def _prompts_note(counts: Counts) -> str:
     if not counts.prompts:
-        return "none yet"
-    return f"{_number(counts.unanswered)} unanswered" if counts.unanswered else "all answered"
+        return pgettext("prompts", "none yet")
+    if not counts.unanswered:
+        return _("all answered")
+    words = ngettext("%(number)s unanswered", "%(number)s unanswered", counts.unanswered)
+    return words % {"number": _number(counts.unanswered)}
 
 
 def _activities(counts: Counts) -> dict[str, Activity]:
@@ -368,11 +436,17 @@ def _activities(counts: Counts) -> dict[str, Activity]:
     if _live(batch):
         total = batch.total if batch.started_at else 0
         found["candidates"] = Activity(
-            label=f"Batch {batch.number}", done=batch.done, total=total, unit="prompts"
+            label=_("Batch %(number)s") % {"number": batch.number},
+            done=batch.done,
+            total=total,
+            unit=pgettext("unit of progress", "prompts"),
         )
     if _live(round_):
         found["rounds"] = Activity(
-            label=f"Round {round_.number}", done=round_.step, total=round_.total_steps, unit="steps"
+            label=_("Round %(number)s") % {"number": round_.number},
+            done=round_.step,
+            total=round_.total_steps,
+            unit=pgettext("unit of progress", "steps"),
         )
     return found
 
@@ -381,9 +455,13 @@ def _live(work: Any) -> bool:
     return work is not None and work.live
 
 
-def _first_line(work: Any) -> str:
-    line: str = (work.error.strip().splitlines() or ["no reason was given."])[0]
-    return line if len(line) <= 200 else line[:199] + "\u2026"
+def _failure(work: Any) -> dict[str, object]:
+    """Which batch or round failed, and the first line of why."""
+    line: str = (work.error.strip().splitlines() or [_("no reason was given.")])[0]
+    return {
+        "number": work.number,
+        "reason": line if len(line) <= 200 else line[:199] + "\u2026",
+    }
 
 
 def _url(route: str, project: Project, **more: object) -> str:
@@ -392,7 +470,3 @@ def _url(route: str, project: Project, **more: object) -> str:
 
 def _number(value: int) -> str:
     return f"{value:,}".replace(",", "\u2009")
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{_number(number)} {noun}{'' if number == 1 else 's'}"

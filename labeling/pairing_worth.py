@@ -7,6 +7,7 @@ from typing import Any
 
 from django.db.models import Count, F, Q, Sum
 from django.db.models.expressions import Combinable, CombinedExpression
+from django.utils.translation import gettext as _
 
 from labeling.intervals import wilson
 from labeling.models import Comparison, Judgment, Project
@@ -227,11 +228,11 @@ def _way(pairing: Pairing, made: Counts, figures: dict[Pairing, Figures], top: f
 
 def _verdict(brings: Estimate | None, at_random: Estimate | None) -> str:
     if brings is None:
-        return "not judged yet"
+        return _("not judged yet")
     if at_random is None:
-        return "nothing at random judged yet"
-    words = {"higher": "better than random", "lower": "worse than random"}
-    return words.get(brings.against, "no difference seen yet")
+        return _("nothing at random judged yet")
+    words = {"higher": _("better than random"), "lower": _("worse than random")}
+    return words.get(brings.against, _("no difference seen yet"))
 
 
 def _bar(brings: Estimate, at_random: Estimate | None, top: float) -> Bar:

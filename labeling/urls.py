@@ -2,14 +2,52 @@
 
 from django.urls import path
 
-from labeling.views import judge, policies, preferences, project
+from labeling.views import (
+    examples,
+    flags,
+    history,
+    judge,
+    people,
+    policies,
+    preferences,
+    project,
+    project_settings,
+    queue,
+    reading,
+)
 
 app_name = "labeling"
+JUDGE = "p/<slug:slug>/judge/"
 urlpatterns = [
-    path("p/<slug:slug>/judge/", judge.judge, name="judge"),
-    path("p/<slug:slug>/judge/skip/", judge.skip, name="judge_skip"),
-    path("p/<slug:slug>/judge/undo/", judge.undo, name="judge_undo"),
-    path("p/<slug:slug>/judge/renew/", judge.renew, name="judge_renew"),
+    path(JUDGE, judge.judge, name="judge"),
+    path(f"{JUDGE}next/", judge.next_card, name="judge_next"),
+    path(f"{JUDGE}skip/", judge.skip, name="judge_skip"),
+    path(f"{JUDGE}undo/", judge.undo, name="judge_undo"),
+    path(f"{JUDGE}hold/", judge.hold, name="judge_hold"),
+    path(f"{JUDGE}give-back/", judge.give_back, name="judge_give_back"),
+    path(f"{JUDGE}counts/", judge.counts, name="judge_counts"),
+    path(f"{JUDGE}differences/", reading.differences, name="judge_differences"),
+    path(f"{JUDGE}text/", reading.text, name="judge_text"),
+    path("p/<slug:slug>/history/", history.history, name="history"),
+    path("p/<slug:slug>/history/<int:judgment>/", history.judge_again, name="judge_again"),
+    path("p/<slug:slug>/guide/", examples.guide, name="guide"),
+    path("p/<slug:slug>/practice/", examples.practice, name="practice"),
+    path("p/<slug:slug>/examples/add/<int:judgment>/", examples.add, name="add_example"),
+    path("p/<slug:slug>/examples/<int:example>/remove/", examples.remove, name="remove_example"),
+    path("p/<slug:slug>/people/", people.people, name="people"),
+    path("p/<slug:slug>/people/invite/", people.invite, name="invite"),
+    path("p/<slug:slug>/people/<int:member>/", people.change, name="change_member"),
+    path("p/<slug:slug>/people/<int:member>/remove/", people.remove, name="remove_member"),
+    path(
+        "p/<slug:slug>/people/invitations/<int:invitation>/revoke/",
+        people.revoke,
+        name="revoke_invitation",
+    ),
+    path("p/<slug:slug>/queue/", queue.queue, name="queue"),
+    path("p/<slug:slug>/queue/change/", queue.change, name="change_queue"),
+    path("p/<slug:slug>/flags/", flags.flags, name="flags"),
+    path("p/<slug:slug>/flags/<int:flag>/resolve/", flags.resolve, name="resolve_flag"),
+    path("p/<slug:slug>/settings/", project_settings.project_settings, name="project_settings"),
     path("p/<slug:slug>/", project.project, name="project"),
     path("p/<slug:slug>/policies/", policies.policies, name="policies"),
     path("p/<slug:slug>/policies/<int:policy>/promote/", policies.promote_policy, name="promote"),

@@ -10,7 +10,7 @@ from rest_framework.permissions import IsAuthenticated
 
 from tests.builders import PASSWORD, make_project, make_user
 
-PUBLIC = {"login", "logout", "healthz"}
+PUBLIC = {"login", "logout", "healthz", "join"}
 # Any value does for the parts of a route besides the project: the gate comes first.
 ANY = {"int": "1", "slug": "any", "str": "any", "uuid": str(uuid.UUID(int=1)), "path": "any"}
 

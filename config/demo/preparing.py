@@ -17,6 +17,7 @@ from jobs.run_dir import last_line, read_json
 from labeling.formats import Parsed, prompt_row
 from labeling.models import Membership, Policy, Project, Role, User
 from labeling.policy_files import UnsafePolicy
+from labeling.services.configuring import publish_guidelines
 from labeling.services.importing import import_prompts
 from labeling.services.promoting import register_policy
 from training.starter.styles import bundled_prompts
@@ -112,8 +113,9 @@ def project(most: int | None = None) -> Project:
     """
     found, _ = Project.objects.get_or_create(
         slug=SLUG,
-        defaults={"name": "Everyday advice", "guidelines": GUIDELINES, "comparison_size": 4},
+        defaults={"name": "Everyday advice", "comparison_size": 4},
     )
+    publish_guidelines(project=found, text=GUIDELINES, author=None)
     bundled = bundled_prompts()
     count = min(most or len(bundled), len(bundled))
     taken = [bundled[place * len(bundled) // count] for place in range(count)]

@@ -64,6 +64,9 @@ class Comparison(models.Model):
     overlap = models.PositiveSmallIntegerField()
     judged = models.PositiveSmallIntegerField(default=0)
     priority = models.SmallIntegerField(default=0)
+    withdrawn = models.BooleanField(
+        default=False, help_text="Retired by a manager: no roll-back opens it again."
+    )
     shuffle_key = models.PositiveIntegerField(
         default=_shuffle_key, help_text="Each annotator starts elsewhere on this circle."
     )

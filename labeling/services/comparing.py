@@ -7,6 +7,8 @@ from django.db import transaction
 
 from labeling.models import Comparison, Lease, Policy, Project, Response, Slot
 
+WAITING = (Comparison.State.OPEN, Comparison.State.HELD)
+
 
 class CannotCompare(ValueError):
     """Responses that make no comparison: too few, of several prompts, or with equal texts."""
@@ -73,14 +75,14 @@ def _check(responses: Sequence[Response]) -> None:
 
 
 def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
-    """Retire open comparisons nobody has judged whose responses all come from other policies.
+    """Retire open and held comparisons nobody has judged whose responses all come from other policies.
 
     What a replaced policy wrote tells little about its successor; judged comparisons stay.
     Returns how many were retired. `keep_policy` is the id of the policy that serves now.
     """
     stale = Comparison.objects.filter(
         project=project,
-        state=Comparison.State.OPEN,
+        state__in=WAITING,
         purpose=Comparison.Purpose.STANDARD,
         judged=0,
         slots__response__policy__isnull=False,
@@ -88,7 +90,7 @@ def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
     # The conditions again, outside: PostgreSQL rechecks only these after it waited for a row
     # that somebody was judging. What somebody is looking at stays open.
     return (
-        Comparison.objects.filter(pk__in=stale.values("pk"), judged=0, state=Comparison.State.OPEN)
+        Comparison.objects.filter(pk__in=stale.values("pk"), judged=0, state__in=WAITING)
         .exclude(pk__in=Lease.objects.live().values("comparison"))
         .update(state=Comparison.State.RETIRED)
     )
@@ -104,4 +106,5 @@ def reopen_retired(*, policy: Policy) -> int:
         state=Comparison.State.RETIRED,
         purpose=Comparison.Purpose.STANDARD,
         judged=0,
+        withdrawn=False,
     ).update(state=Comparison.State.OPEN)

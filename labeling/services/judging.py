@@ -1,23 +1,19 @@
 """Verdicts. The only writer of judgments, skips and flags, but for imported judgments."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from labeling.models import Comparison, Flag, Judgment, Lease, Project, Response, Skip, User
-from labeling.models.prompts import text_digest
+from labeling.models import Comparison, Flag, Judgment, Lease, Project, Skip, User
 from labeling.services import assigning, statements
-from labeling.services.aggregating import write_preferences
-from labeling.services.comparing import NewComparison, create_comparisons
+from labeling.services.rewriting import drop_rewrites, prefer_rewrite
+from labeling.services.standing import Standing, lock, settle, stand
 from labeling.services.statements import Held, known
-from labeling.services.verdicts import FlagGiven, Rewrite, Verdict
+from labeling.services.verdicts import FlagGiven, Verdict
 from labeling.votes import BadTiers
 
 SITTING = timedelta(minutes=30)  # a longer pause between verdicts begins a new sitting
@@ -33,21 +29,6 @@ class NotHeld(Exception):
 
 class TooLate(Exception):
     """A verdict that its annotator may no longer change. The message says why."""
-
-
-@dataclass(kw_only=True)
-class _Standing:
-    """A locked comparison, its current judgments and what is in its slots."""
-
-    comparison: Comparison
-    judgments: list[Judgment]
-    responses: list[int]  # ids by slot
-
-    def own(self, annotator: int) -> Judgment | None:
-        return next((one for one in self.judgments if one.annotator_id == annotator), None)
-
-    def counted(self) -> list[Judgment]:
-        return [one for one in self.judgments if not one.surplus]
 
 
 def record_judgment(
@@ -73,8 +54,8 @@ def rejudge(*, judgment: Judgment, verdict: Verdict, key: str, placed: bool = Fa
     It counts where the old one counted. TooLate where the window has closed, or the verdict was
     already taken back; sent again with the same key it is the same judgment.
     """
-    standing = _stand(_lock(judgment.comparison_id), judgment.annotator_id)
-    whole = _whole(verdict, _order(standing, judgment.annotator_id), placed)
+    standing = stand(lock(judgment.comparison_id), judgment.annotator_id)
+    whole = _whole(verdict, standing.order(judgment.annotator_id), placed)
     earlier = Judgment.objects.filter(annotator=judgment.annotator_id, key=key).first()
     if earlier is not None:
         return _same_or_conflict(earlier, judgment.comparison_id, whole)
@@ -101,13 +82,13 @@ def undo(*, judgment: Judgment) -> Lease | None:
 
     Undoing twice does nothing the second time. TooLate where the window has closed.
     """
-    standing = _stand(_lock(judgment.comparison_id), judgment.annotator_id)
+    standing = stand(lock(judgment.comparison_id), judgment.annotator_id)
     own = standing.own(judgment.annotator_id)
     if own is None or own.pk != judgment.pk:
         return None
     _check_changeable(own, standing.comparison)
     _supersede(own, standing)
-    _settle(standing)
+    settle(standing)
     return assigning.lease_again(comparison=standing.comparison, annotator=judgment.annotator)
 
 
@@ -122,12 +103,12 @@ def skip(
     lease = Lease.objects.filter(annotator=annotator, token=token).first()
     if lease is None:
         raise NotHeld(_elsewhere())
-    comparison = _lock(lease.comparison_id)
+    comparison = lock(lease.comparison_id)
     skipped, _new = Skip.objects.get_or_create(
         comparison=comparison, annotator=annotator, undone_at=None
     )
     if placed and flags:
-        order = _order(_stand(comparison, annotator.pk), annotator.pk)
+        order = stand(comparison, annotator.pk).order(annotator.pk)
         flags = Verdict(tiers=[], flags=flags).moved(order).flags
     _flag(comparison, annotator.pk, flags, skip=skipped)
     lease.delete()
@@ -175,11 +156,11 @@ def _record(
     held = statements.lock_held(annotator=annotator.pk, token=token, sitting=sitting)
     if held is None or held.state == Comparison.State.RETIRED:
         return None
-    standing = _stand(_comparison(held), annotator.pk, key)
+    standing = stand(_comparison(held), annotator.pk, key)
     if any(one.annotator_id == annotator.pk and one.key == key for one in standing.judgments):
         return None
     try:
-        whole = _whole(verdict, _order(standing, annotator.pk), placed)
+        whole = _whole(verdict, standing.order(annotator.pk), placed)
     except BadTiers as error:
         return error
     # On PostgreSQL the lease may have gone while we waited for its comparison: then we are late.
@@ -212,32 +193,11 @@ def _comparison(held: Held) -> Comparison:
     return comparison
 
 
-def _lock(comparison: int) -> Comparison:
-    return (
-        Comparison.objects.select_related("project")
-        .select_for_update(of=("self",))
-        .get(pk=comparison)
-    )
-
-
-def _stand(comparison: Comparison, annotator: int, key: str = "") -> _Standing:
-    """Read under the lock. A judgment of the annotator with this key is in too, current or not."""
-    of_key = Q(annotator=annotator, key=key) if key else Q(pk=None)
-    current = Q(comparison=comparison, superseded_at__isnull=True)
-    judgments = list(Judgment.objects.filter(current | of_key).order_by("pk"))
-    slots = comparison.slots.order_by("index").values_list("response_id", flat=True)
-    return _Standing(comparison=comparison, judgments=judgments, responses=list(slots))
-
-
-def _order(standing: _Standing, annotator: int) -> list[int]:
-    return assigning.shown_order(standing.comparison.pk, annotator, len(standing.responses))
-
-
 def _whole(verdict: Verdict, order: Sequence[int], placed: bool) -> Verdict:
     return (verdict.moved(order) if placed else verdict).whole(len(order))
 
 
-def _surplus(held: Held, standing: _Standing, annotator: int) -> bool:
+def _surplus(held: Held, standing: Standing, annotator: int) -> bool:
     """Whether the overlap is full. A live lease is itself a place; one that ran out may be gone."""
     taken = len(standing.counted())
     if not held.live:
@@ -247,7 +207,7 @@ def _surplus(held: Held, standing: _Standing, annotator: int) -> bool:
 
 
 def _write(
-    standing: _Standing,
+    standing: Standing,
     annotator: int,
     verdict: Verdict,
     key: str,
@@ -267,78 +227,25 @@ def _write(
         guidelines_id=standing.comparison.project.guidelines_id,
         sitting_place=sitting_place,
         active_ms=verdict.active_ms,
-        shown_order=_order(standing, annotator),
+        shown_order=standing.order(annotator),
         surplus=surplus,
         key=key,
     )
     standing.judgments.append(judgment)
-    _settle(standing)
+    settle(standing)
     _flag(standing.comparison, annotator, verdict.flags, judgment=judgment)
     if verdict.rewrite is not None:
-        _prefer_rewrite(judgment, standing.responses[verdict.rewrite.slot], verdict.rewrite)
+        original = standing.responses[verdict.rewrite.slot]
+        prefer_rewrite(judgment=judgment, original=original, text=verdict.rewrite.text)
     return judgment
 
 
-def _settle(standing: _Standing) -> None:
-    """Bring the comparison's count, state and preferences in line with its judgments."""
-    comparison, counted = standing.comparison, standing.counted()
-    comparison.judged = len(counted)
-    if comparison.state != Comparison.State.RETIRED:
-        full = comparison.judged >= comparison.overlap
-        open_or_held = (
-            comparison.state if comparison.state == Comparison.State.HELD else Comparison.State.OPEN
-        )
-        comparison.state = Comparison.State.JUDGED if full else open_or_held
-    comparison.save(update_fields=["judged", "state"])
-    write_preferences(
-        comparison=comparison,
-        rankings=[one.tiers for one in counted],
-        responses=standing.responses,
-    )
-
-
-def _supersede(judgment: Judgment, standing: _Standing) -> None:
+def _supersede(judgment: Judgment, standing: Standing) -> None:
     """Take a current judgment out of the standing; a rewrite that came with it goes too."""
     now = timezone.now()
     Judgment.objects.filter(pk=judgment.pk).update(superseded_at=now)
     standing.judgments.remove(judgment)
-    for rewrite in Judgment.objects.current().filter(rewrite_of=judgment):
-        Judgment.objects.filter(pk=rewrite.pk).update(superseded_at=now)
-        comparison = _lock(rewrite.comparison_id)
-        comparison.state = Comparison.State.RETIRED  # nobody else is to judge it
-        _settle(_Standing(comparison=comparison, judgments=[], responses=[]))
-
-
-def _prefer_rewrite(judgment: Judgment, original: int, rewrite: Rewrite) -> None:
-    """The annotator's own text as a response, preferred to the one that it was made from.
-
-    The two make a comparison of their own that nobody else is asked about.
-    """
-    before = Response.objects.get(pk=original)
-    digest = text_digest(rewrite.text)
-    if digest == before.text_digest:
-        return
-    response, _new = Response.objects.get_or_create(
-        prompt_id=before.prompt_id,
-        annotator_id=judgment.annotator_id,
-        text_digest=digest,
-        defaults={"text": rewrite.text},
-    )
-    wanted = NewComparison(responses=[response, before], purpose=Comparison.Purpose.REWRITE)
-    project = judgment.comparison.project
-    (comparison,) = create_comparisons(project=project, wanted=[wanted], overlap=1)
-    preferred = Judgment.objects.create(
-        comparison=comparison,
-        annotator_id=judgment.annotator_id,
-        tiers=[[0], [1]],
-        shown_order=[0, 1],
-        guidelines_id=judgment.guidelines_id,
-        rewrite_of=judgment,
-        key=hashlib.sha256(f"rewrite:{judgment.pk}".encode()).hexdigest(),
-    )
-    _settle(
-        _Standing(comparison=comparison, judgments=[preferred], responses=[response.pk, before.pk])
-    )
+    drop_rewrites(judgment=judgment)
 
 
 def _flag(

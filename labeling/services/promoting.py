@@ -4,6 +4,7 @@ from pathlib import Path
 
 from django.db import transaction
 from django.dispatch import Signal
+from django.utils.translation import gettext as _
 
 from labeling.models import Policy, PolicyEvent, PolicyState, Project, User
 from labeling.policy_files import check_policy_dir, policy_digest
@@ -91,7 +92,7 @@ def roll_back(*, project: Project, actor: User | None) -> Policy:
     current = serving_policy(project)
     previous = replaced_policy(current) if current else None
     if previous is None:
-        raise CannotPromote("The first policy serves: there is none to go back to.")
+        raise CannotPromote(_("The first policy serves: there is none to go back to."))
     return _replace_serving(previous, PolicyEvent.Kind.ROLLED_BACK, actor)
 
 
@@ -99,7 +100,7 @@ def _replace_serving(policy: Policy, kind: PolicyEvent.Kind, actor: User | None)
     Project.objects.select_for_update().get(pk=policy.project_id)
     policy.refresh_from_db()
     if policy.state == PolicyState.SERVING:
-        raise CannotPromote(f"{policy.name} serves already.")
+        raise CannotPromote(_("%(policy)s serves already.") % {"policy": policy.name})
     _serve(policy, kind, actor)
     retire_unjudged(project=policy.project, keep_policy=policy.pk)
     reopen_retired(policy=policy)

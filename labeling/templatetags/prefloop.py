@@ -6,9 +6,11 @@ from typing import Any
 from django import template
 from django.template import Context
 from django.urls import NoReverseMatch, reverse
-from django.utils import timezone
+from django.utils import formats, timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, pgettext
 
 from labeling.access import memberships_of
 from labeling.models import Membership, Role, User
@@ -18,6 +20,12 @@ register = template.Library()
 
 THIN_SPACE = "\u2009"
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
+# The words for who speaks in a conversation; other roles go by their own names.
+SPEAKERS = {
+    "system": gettext_lazy("System"),
+    "user": gettext_lazy("User"),
+    "assistant": gettext_lazy("Assistant"),
+}
 # A member's own front page of a project, by role; the first that exists.
 FRONT_PAGES = {
     Role.MANAGER: ("labeling:project", "labeling:judge"),
@@ -45,22 +53,26 @@ def duration(seconds: float | None) -> str:
         return "\u2013"
     whole = round(seconds)
     if whole < MINUTE:
-        return f"{whole} s"
+        return _("%(seconds)s s") % {"seconds": whole}
     if whole < HOUR:
-        return f"{whole // MINUTE} min {whole % MINUTE} s"
-    return f"{whole // HOUR} h {whole % HOUR // MINUTE} min"
+        parts = {"minutes": whole // MINUTE, "seconds": whole % MINUTE}
+        return _("%(minutes)s min %(seconds)s s") % parts
+    return _("%(hours)s h %(minutes)s min") % {
+        "hours": whole // HOUR,
+        "minutes": whole % HOUR // MINUTE,
+    }
 
 
 @register.filter
 def ago(when: datetime | None) -> str | SafeString:
     """How long ago, in a <time> element that tells the exact time on hover."""
     if when is None:
-        return "never"
+        return _("never")
     local = timezone.localtime(when)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
         local.isoformat(timespec="seconds"),
-        f"{local:%-d %B %Y, %H:%M:%S %Z}",
+        formats.date_format(local, pgettext("format of an exact time", "j F Y, H:i:s T")),
         _ago_in_words(local),
     )
 
@@ -71,6 +83,12 @@ def initials(user: User) -> str:
     words = user.get_full_name().split()
     letters = "".join(word[0] for word in words[:2]) if len(words) > 1 else user.get_username()[:2]
     return letters.upper()
+
+
+@register.filter
+def speaker(role: str) -> str:
+    """Who speaks in a turn of a conversation."""
+    return str(SPEAKERS.get(role, role.capitalize()))
 
 
 @register.filter
@@ -123,11 +141,11 @@ def first_url(routes: tuple[str, ...], slug: str, missing: str = "/") -> str:
 def _ago_in_words(when: datetime) -> str:
     seconds = (timezone.now() - when).total_seconds()
     if seconds < MINUTE:
-        return "just now"
+        return _("just now")
     if seconds < HOUR:
-        return f"{int(seconds // MINUTE)} min ago"
+        return _("%(number)s min ago") % {"number": int(seconds // MINUTE)}
     if seconds < DAY:
-        return f"{int(seconds // HOUR)} h ago"
+        return _("%(number)s h ago") % {"number": int(seconds // HOUR)}
     if seconds < 7 * DAY:
-        return f"{int(seconds // DAY)} d ago"
-    return f"{when:%-d %b %Y}"
+        return _("%(number)s d ago") % {"number": int(seconds // DAY)}
+    return formats.date_format(when, pgettext("format of a day", "j M Y"))

@@ -10,6 +10,8 @@ from django.utils.decorators import method_decorator
 from django_htmx.http import HttpResponseClientRedirect
 from django_htmx.middleware import HtmxDetails
 
+from labeling.views.joining import REFERRER_POLICY
+
 
 @method_decorator(login_not_required, name="dispatch")
 class SignIn(LoginView):
@@ -21,7 +23,9 @@ class SignIn(LoginView):
         htmx = HtmxDetails(request)
         if htmx:
             return HttpResponseClientRedirect(htmx.current_url_abs_path or "/")
-        return super().dispatch(request, *args, **kwargs)
+        response = super().dispatch(request, *args, **kwargs)
+        response["Referrer-Policy"] = REFERRER_POLICY  # `next` may name an invitation
+        return response
 
 
 @method_decorator(login_not_required, name="dispatch")

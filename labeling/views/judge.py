@@ -1,191 +1,264 @@
-"""The judging page: one comparison at a time, blind, with its places shuffled on the server."""
+"""The judging page: one comparison at a time, blind, with its places shuffled on the server.
 
-import uuid
-from dataclasses import dataclass
+The page's script asks for JSON and shows the next comparison before the answer is there; a
+browser without scripts gets pages and redirects from the same routes.
+"""
+
 from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
 from django.core.exceptions import ValidationError
-from django.http import HttpResponse
+from django.http import HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
+from django.template.loader import render_to_string
 from django.urls import reverse
-from django.utils import timezone
-from django.views.decorators.http import require_http_methods, require_POST
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
+from labeling import keys
 from labeling.access import JUDGES, project_for
-from labeling.forms import SCALE, HeldForm, VerdictForm, letter
-from labeling.models import Comparison, Judgment, Lease, Project, Skip, User
+from labeling.cards import card_context
+from labeling.forms import SkipForm, TokensForm, VerdictForm
+from labeling.models import Comparison, Judgment, Lease, Project, Skip
 from labeling.requests import PageRequest
 from labeling.services import assigning, judging
 from labeling.services.assigning import Assignment
+from labeling.services.examples import must_practise
+from labeling.votes import BadTiers
+from labeling.wording import in_words
 
-ELSEWHERE = "That comparison was already dealt with, here or in another tab. Nothing was changed."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A response as the page shows it: a letter and a text, nothing that tells its author."""
-
-    letter: str
-    text: str
-    words: int
+MOST_LEFT = 1000  # counted exactly up to here; counting further would cost as the queue grows
 
 
 @require_http_methods(["GET", "POST"])
 def judge(request: PageRequest, slug: str) -> HttpResponse:
-    """Show the comparison to judge next; POST records a verdict first."""
+    """The page with the comparison to judge now; POST records a verdict."""
     project = project_for(request.user, slug, JUDGES)
     if request.method == "POST":
-        return _judge(request, project)
-    asked = _lease(request.user, project, request.GET.get("lease"))
-    shown = None
-    if asked is not None and asked.comparison.state == Comparison.State.OPEN:
-        shown = assigning.assignment_of(asked)
-    return _page(request, project, shown)
+        return _record(request, project)
+    if must_practise(project):
+        return redirect("labeling:practice", slug=slug)
+    return _page(request, project, _asked(request, project))
 
 
 @require_POST
 def skip(request: PageRequest, slug: str) -> HttpResponse:
-    """Pass a comparison over."""
+    """Pass a comparison over, perhaps with a flag."""
     project = project_for(request.user, slug, JUDGES)
-    lease = _lease(request.user, project, request.POST.get("lease"))
-    if lease is None:
-        messages.info(request, ELSEWHERE)
-    else:
-        judging.skip(lease=lease)
-        messages.success(request, "Skipped.")
-    return _next(request, project)
+    form = SkipForm(request.POST)
+    if not form.is_valid():
+        return _refuse(request, project, form)
+    token = form.cleaned_data["lease"]
+    try:
+        judging.skip(annotator=request.user, token=token, flags=form.flags(), placed=True)
+    except (judging.NotHeld, BadTiers) as refusal:
+        return _answer(request, project, "gone", str(refusal), status=410)
+    said = _("Flagged and skipped.") if form.flags() else _("Skipped.")
+    return _answer(request, project, "skipped", said)
 
 
 @require_POST
 def undo(request: PageRequest, slug: str) -> HttpResponse:
     """Take the last verdict or skip back, and show its comparison again."""
     project = project_for(request.user, slug, JUDGES)
-    last = judging.last_action(annotator=request.user, project=project.pk)
-    if last is None:
-        messages.info(request, "There is nothing to take back.")
-        return _next(request, project)
-    lease = _take_back(last)
+    lease, said = _take_back(judging.last_action(annotator=request.user, project=project))
+    if not _wants_json(request):
+        messages.info(request, said)
+        address = reverse("labeling:judge", kwargs={"slug": slug})
+        return redirect(f"{address}?lease={lease.token}" if lease else address)
     if lease is None:
-        messages.info(request, "Taken back. Others have filled its place meanwhile.")
-        return _next(request, project)
-    messages.success(request, "Taken back. Here it is again.")
-    return _next(request, project, lease)
+        return JsonResponse({"state": "nothing", "said": said, "card": None})
+    card = _card(request, project, assigning.assignment_of(lease))
+    return JsonResponse({"state": "undone", "said": said} | card)
 
 
 @require_POST
-def renew(request: PageRequest, slug: str) -> HttpResponse:
-    """Hold the comparison for longer: 204; 410 where the lease has run out."""
-    project_for(request.user, slug, JUDGES)
-    form = HeldForm(request.POST)
-    held = form.is_valid() and assigning.renew(
-        annotator=request.user, token=form.cleaned_data["lease"]
-    )
-    return HttpResponse(status=204 if held else 410)
-
-
-def _judge(request: PageRequest, project: Project) -> HttpResponse:
-    lease = _lease(request.user, project, request.POST.get("lease"))
-    if lease is None:
-        _explain_missing(request)
-        return _next(request, project)
-    assignment = assigning.assignment_of(lease)
-    form = VerdictForm(request.POST, places=len(assignment.slots))
+def next_card(request: PageRequest, slug: str) -> HttpResponse:
+    """The comparison after those that the page has, leased ahead; null where none is left."""
+    project = project_for(request.user, slug, JUDGES)
+    form = TokensForm(request.POST)
     if not form.is_valid():
-        return _page(request, project, assignment, form)
+        return JsonResponse({"state": "invalid", "errors": form.errors}, status=422)
+    try:
+        assignment = _next(request, project, form.cleaned_data["tokens"])
+    except assigning.LimitReached:
+        return JsonResponse({"card": None, "said": _day_is_full()})
+    if assignment is None:
+        return JsonResponse({"card": None, "said": _("Nothing left to judge.")})
+    return JsonResponse(_card(request, project, assignment))
+
+
+@require_POST
+def hold(request: PageRequest, slug: str) -> HttpResponse:
+    """Hold comparisons for longer and keep what is filled in; tells which are still held."""
+    project_for(request.user, slug, JUDGES)
+    form = TokensForm(request.POST)
+    if not form.is_valid():
+        return JsonResponse({"state": "invalid", "errors": form.errors}, status=422)
+    held = assigning.hold(annotator=request.user, **form.cleaned_data)
+    return JsonResponse({"held": held})
+
+
+@require_POST
+def give_back(request: PageRequest, slug: str) -> HttpResponse:
+    """Let go of comparisons that were fetched ahead and are not needed."""
+    project_for(request.user, slug, JUDGES)
+    form = TokensForm(request.POST)
+    if not form.is_valid():
+        return JsonResponse({"state": "invalid", "errors": form.errors}, status=422)
+    assigning.give_back(annotator=request.user, tokens=form.cleaned_data["tokens"])
+    return HttpResponse(status=204)
+
+
+@require_GET
+def counts(request: PageRequest, slug: str) -> HttpResponse:
+    """How many verdicts today, in all, and comparisons left: a fragment."""
+    project = project_for(request.user, slug, JUDGES)
+    mine = {"project": project, "annotator": request.user}
+    left = assigning.left_for(**mine, at_most=MOST_LEFT)
+    every = Judgment.objects.current().filter(
+        annotator=request.user, comparison__project=project, rewrite_of=None
+    )
+    context = {
+        "today": assigning.judged_today(**mine),
+        "in_all": every.count(),
+        "left": left + assigning.held_open(**mine),
+        "more_left": left == MOST_LEFT,
+        "daily_limit": _daily_limit(project),
+    }
+    return render(request, "labeling/judge_counts.html", context)
+
+
+def _record(request: PageRequest, project: Project) -> HttpResponse:
+    form = VerdictForm(request.POST, project=project)
+    if not form.is_valid():
+        return _refuse(request, project, form)
     try:
         judgment = judging.record_judgment(
-            lease=lease,
-            verdict=form.verdict(assignment.shown_order),
+            annotator=request.user,
+            token=form.cleaned_data["lease"],
+            verdict=form.verdict(),
             key=form.cleaned_data["key"],
+            placed=True,
         )
-    except (judging.Conflict, judging.NotHeld) as refusal:
-        messages.warning(request, str(refusal))
-        return _next(request, project)
-    messages.success(request, _receipt(form, judgment))
-    return _next(request, project)
+    except judging.Conflict as refusal:
+        return _answer(request, project, "conflict", str(refusal), status=409)
+    except judging.NotHeld as refusal:
+        return _answer(request, project, "gone", str(refusal), status=410)
+    except BadTiers:
+        form.add_error(None, _("This is no verdict on this comparison; nothing was sent."))
+        return _refuse(request, project, form)
+    return _answer(request, project, *_receipt(judgment))
 
 
-def _receipt(form: VerdictForm, judgment: Judgment) -> str:
+def _receipt(judgment: Judgment) -> tuple[str, str]:
+    words = {"verdict": in_words(judgment)}
     if judgment.surplus:
-        return f"Kept as surplus: {form.in_words()}. Others filled its places while you had it."
-    return f"Saved: {form.in_words()}."
+        text = _("Kept as surplus: %(verdict)s. Others filled its places while you had it.")
+        return "surplus", text % words
+    return "saved", _("Saved: %(verdict)s.") % words
 
 
-def _explain_missing(request: PageRequest) -> None:
-    """A double click is silent; anything else that names no lease is told."""
-    key = request.POST.get("key", "")
-    if not Judgment.objects.filter(annotator=request.user, key=key).exists():
-        messages.info(request, ELSEWHERE)
-
-
-def _take_back(last: Judgment | Skip) -> Lease | None:
-    if isinstance(last, Skip):
-        return judging.undo_skip(skip=last)
-    return judging.undo(judgment=last)
-
-
-def _lease(user: User, project: Project, token: str | None) -> Lease | None:
+def _take_back(last: Judgment | Skip | None) -> tuple[Lease | None, str]:
+    if last is None:
+        return None, _("There is nothing to take back.")
     try:
-        lease = assigning.held_lease(annotator=user, token=UUID(token or ""))
-    except (ValueError, ValidationError):
-        return None
-    return lease if lease and lease.comparison.project_id == project.pk else None
+        lease = (
+            judging.undo_skip(skip=last) if isinstance(last, Skip) else judging.undo(judgment=last)
+        )
+    except judging.TooLate as refusal:
+        return None, str(refusal)
+    if lease is None:
+        return None, _("Taken back. Others have filled its place meanwhile.")
+    return lease, _("Taken back. Here it is again.")
 
 
-def _next(request: PageRequest, project: Project, lease: Lease | None = None) -> HttpResponse:
-    """The next comparison (or this one): as a fragment for htmx, by way of a redirect else."""
-    if request.htmx:
-        return _page(request, project, assigning.assignment_of(lease) if lease else None)
-    address = reverse("labeling:judge", kwargs={"slug": project.slug})
-    return redirect(f"{address}?lease={lease.token}" if lease else address)
+def _answer(
+    request: PageRequest, project: Project, state: str, said: str, *, status: int = 200
+) -> HttpResponse:
+    """What became of it: to the script as JSON, to a browser without scripts on the next page."""
+    if _wants_json(request):
+        return JsonResponse({"state": state, "said": said}, status=status)
+    (messages.success if status == 200 else messages.warning)(request, said)
+    return redirect("labeling:judge", slug=project.slug)
+
+
+def _refuse(request: PageRequest, project: Project, form: SkipForm) -> HttpResponse:
+    """What was sent cannot be read: nothing was written, and the page keeps what was filled in."""
+    said = " ".join(text for texts in form.errors.values() for text in texts)
+    if _wants_json(request):
+        codes = [error.code for errors in form.errors.as_data().values() for error in errors]
+        answer = {"state": "invalid", "said": said, "errors": form.errors, "codes": codes}
+        return JsonResponse(answer, status=422)
+    lease = _lease(request, project, request.POST.get("lease"))
+    if lease is None:
+        return _answer(request, project, "gone", said, status=410)
+    return _page(request, project, assigning.assignment_of(lease), form)
 
 
 def _page(
     request: PageRequest,
     project: Project,
     assignment: Assignment | None,
-    form: VerdictForm | None = None,
+    form: SkipForm | None = None,
 ) -> HttpResponse:
+    nothing = ""
     if assignment is None:
-        assignment = assigning.next_assignment(project=project, annotator=request.user)
-    left = assigning.left_for(project=project, annotator=request.user)
-    context: dict[str, Any] = {
-        "project": project,
-        "form": form,
-        "scale": SCALE,
-        "key": uuid.uuid4().hex,
-        "today": _judged_today(project, request.user),
-        "left": left + _held(project, request.user),
-    }
+        try:
+            assignment = _next(request, project)
+        except assigning.LimitReached:
+            nothing = _day_is_full()
+    context: dict[str, Any] = {"project": project, "form": form, "nothing": nothing}
+    context |= {"actions": keys.ACTIONS, "keys": keys.effective(request.user.keys)}
     if assignment is not None:
-        context |= {
-            "lease": assignment.lease.token,
-            "prompt": assignment.comparison.prompt,
-            "places": _places(assignment),
-        }
-    template = "judge_card.html" if request.htmx else "judge.html"
-    return render(request, f"labeling/{template}", context, status=422 if form else 200)
+        context |= card_context(project, assignment)
+    if form is not None:
+        context["draft"] = form.data.dict()  # type: ignore[attr-defined]
+    return render(request, "labeling/judge.html", context, status=422 if form else 200)
 
 
-def _held(project: Project, user: User) -> int:
-    """How many comparisons are leased to the user, which `left_for` leaves out."""
-    open_here = {"comparison__project": project, "comparison__state": Comparison.State.OPEN}
-    return Lease.objects.live().filter(annotator=user, **open_here).count()
+def _card(request: PageRequest, project: Project, assignment: Assignment) -> dict[str, Any]:
+    context = card_context(project, assignment) | {"keys": keys.effective(request.user.keys)}
+    html = render_to_string("labeling/judge_card.html", context, request)
+    return {"card": html, "lease": assignment.lease.token}
 
 
-def _places(assignment: Assignment) -> list[Place]:
-    return [
-        Place(letter=letter(place), text=slot.response.text, words=slot.response.words)
-        for place, slot in enumerate(assignment.slots)
-    ]
-
-
-def _judged_today(project: Project, user: User) -> int:
-    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    return (
-        Judgment.objects.current()
-        .filter(annotator=user, comparison__project=project, created_at__gte=midnight)
-        .count()
+def _next(
+    request: PageRequest, project: Project, besides: list[UUID] | None = None
+) -> Assignment | None:
+    return assigning.next_assignment(
+        project=project,
+        annotator=request.user,
+        besides=besides or (),
+        daily_limit=_daily_limit(project),
     )
+
+
+def _asked(request: PageRequest, project: Project) -> Assignment | None:
+    """The comparison that the address names, if it is still the annotator's to judge."""
+    lease = _lease(request, project, request.GET.get("lease"))
+    if lease is None or lease.comparison.state != Comparison.State.OPEN:
+        return None
+    return assigning.assignment_of(lease)
+
+
+def _lease(request: PageRequest, project: Project, token: str | None) -> Lease | None:
+    try:
+        lease = assigning.held_lease(annotator=request.user, token=UUID(token or ""))
+    except (ValueError, ValidationError):
+        return None
+    return lease if lease and lease.comparison.project_id == project.pk else None
+
+
+def _daily_limit(project: Project) -> int | None:
+    limit: int | None = project.membership.daily_limit  # type: ignore[attr-defined]
+    return limit
+
+
+def _day_is_full() -> str:
+    return _("You have given as many verdicts as you may today. Thank you, and until tomorrow.")
+
+
+def _wants_json(request: PageRequest) -> bool:
+    return bool(request.accepts("application/json")) and not request.accepts("text/html")

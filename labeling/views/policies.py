@@ -9,6 +9,7 @@ from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from labeling.access import MANAGERS, project_for
@@ -59,7 +60,10 @@ def promote_policy(request: PageRequest, slug: str, policy: int) -> HttpResponse
     except CannotPromote as error:
         messages.warning(request, str(error))
     else:
-        messages.success(request, f"{wanted} serves now and will write the next candidates.")
+        messages.success(
+            request,
+            _("%(policy)s serves now and will write the next candidates.") % {"policy": wanted},
+        )
     return redirect("labeling:policies", slug=slug)
 
 
@@ -72,7 +76,9 @@ def roll_back_policy(request: PageRequest, slug: str) -> HttpResponse:
     except CannotPromote as error:
         messages.warning(request, str(error))
     else:
-        messages.success(request, f"{restored} serves again. Nothing was deleted.")
+        messages.success(
+            request, _("%(policy)s serves again. Nothing was deleted.") % {"policy": restored}
+        )
     return redirect("labeling:policies", slug=slug)
 
 

@@ -8,6 +8,8 @@ from django import forms
 from django.db.models import F, Q, QuerySet
 from django.http import HttpResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from jobs.run_dir import encode
 from labeling.access import EXPORTERS, project_for
@@ -23,14 +25,22 @@ class FilterForm(forms.Form):
     """What the table shows. Values that make no sense are as if they were not there."""
 
     split = forms.ChoiceField(
-        required=False, choices=[("", "Both sides"), *Split.choices], label="Split"
+        required=False,
+        choices=[("", gettext_lazy("Both sides")), *Split.choices],
+        label=gettext_lazy("Split"),
     )
     decided = forms.ChoiceField(
         required=False,
-        choices=[("", "All"), ("yes", "Decided"), ("no", "Even votes")],
-        label="Outcome",
+        choices=[
+            ("", pgettext_lazy("outcomes", "All")),
+            ("yes", pgettext_lazy("pairs", "Decided")),
+            ("no", gettext_lazy("Even votes")),
+        ],
+        label=gettext_lazy("Outcome"),
     )
-    votes = forms.IntegerField(required=False, min_value=1, max_value=50, label="At least")
+    votes = forms.IntegerField(
+        required=False, min_value=1, max_value=50, label=gettext_lazy("At least")
+    )
 
     def __init__(self, project: Project, data: QueryDict) -> None:
         super().__init__(data)
@@ -39,8 +49,8 @@ class FilterForm(forms.Form):
             required=False,
             coerce=int,
             empty_value=None,
-            choices=[("", "Any policy"), *written],
-            label="Written by",
+            choices=[("", _("Any policy")), *written],
+            label=_("Written by"),
         )
         self.order_fields(("split", "decided", "policy", "votes"))
 

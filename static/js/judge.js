@@ -1,145 +1,410 @@
-// The judging page: keys press buttons, time counts while the page is looked at, leases stay alive.
-// Everything works without this file; it only makes it quick.
-const RENEW_EVERY = 2 * 60 * 1000; // ms; a lease lasts ten minutes
+// The judging page at work: one card before the person, the next one already here, verdicts into
+// the outbox. Time counts from when a card is shown, while the page can be seen. Without this file
+// the same forms work, one page a verdict; a card that belongs to another page is left alone.
+const judging = (() => {
+  const LIT = 50; // ms that the pressed button is seen before the next card comes
+  const DOUBLE = 400; // ms after a verdict in which another click is the second of a double click
+  const PATIENT = 150; // ms before "One moment" replaces a card that was judged
+  const MINUTE = 60 * 1000;
+  const LOOK_AGAIN = 30 * 1000;
+  const TRY_AGAIN = 3 * 1000;
+  const KEEP_DRAFT = 1500; // ms after the last change
 
-const form = () => document.getElementById("verdict");
-const comparison = () => document.getElementById("comparison");
+  const words = document.getElementById("judge-desk").dataset; // addresses and words
+  let current = null; // {element, lease, spent}: the card before the person
+  let next = null; // the one that comes after it
+  let asking = null; // the promise of another card, while one is asked for
+  let returning = null; // the promise that one was given back
+  let turn = 0; // counts cards shown: what was asked for an earlier turn is not shown
+  let since = null; // when time began to count
+  let lastSent = -Infinity; // when the last verdict was taken
+  let pointed = false; // whether the last press came from a pointer
+  let focusOwed = false; // whether the focus was in a card that went
+  let undoing = false;
+  let receipt = { text: "", tone: "" };
+  let draftTimer = 0;
+  let draftDirty = false;
 
-// --- Keys -----------------------------------------------------------------------------------
-const typing = (target) => target.closest?.("input, textarea, select, [contenteditable]");
-const openPopover = () => document.querySelector("[popover]:popover-open");
+  // A card of another page (judging again): it is sent as any form is, and nothing comes after it.
+  const elsewhere = () => fields.form()?.getAttribute("action") !== words.judge;
+  const shown = () => document.getElementById("comparison");
+  const tokens = () => [current, next].filter(Boolean).map((card) => ["lease", card.lease]);
 
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (typing(event.target)) return;
-  const key = event.key.toLowerCase();
-  const open = openPopover();
-  if (open && !document.querySelector(`[popovertarget="${open.id}"][data-key="${CSS.escape(key)}"]`)) return;
-  // Enter on a focused control is that control's own; on a picked answer it sends the ranking.
-  if (key === "enter" && event.target.closest?.("button:not([data-pick]), a, summary")) return;
-  if (event.repeat) return;
-  const button = ranking.pickButton(key) ?? document.querySelector(`[data-key~="${CSS.escape(key)}"]`);
-  if (!button || button.disabled) return;
-  event.preventDefault();
-  button.click();
-});
+  // --- Words --------------------------------------------------------------------------------
+  const showReceipt = () => {
+    const line = shown().querySelector("[data-receipt]");
+    if (line) Object.assign(line, { textContent: receipt.text }).dataset.tone = receipt.tone;
+  };
 
-// --- Time -----------------------------------------------------------------------------------
-const clock = { spent: 0, since: document.hidden ? null : performance.now() };
+  const say = (text, tone = "") => {
+    receipt = { text, tone };
+    showReceipt();
+  };
 
-const spent = () => clock.spent + (clock.since === null ? 0 : performance.now() - clock.since);
-const restart = () => {
-  clock.spent = 0;
-  clock.since = document.hidden ? null : performance.now();
-};
+  const sayTrouble = (kind) => say(kind === "unreachable" ? words.wordUnreachable : troubleIn(kind), "warning");
 
-document.addEventListener("visibilitychange", () => {
-  clock.spent = spent();
-  clock.since = document.hidden ? null : performance.now();
-});
+  const troubleIn = (kind) =>
+    ({
+      "signed-out": words.wordSignedOut,
+      "someone-else": words.wordSomeoneElse,
+      stale: words.wordStale,
+      gone: words.wordGone,
+    })[kind];
 
-// --- Sending --------------------------------------------------------------------------------
-// In the capture phase, so that the time is in the form before htmx reads it.
-document.addEventListener(
-  "submit",
-  (event) => {
-    if (event.target === form()) form().elements.active_ms.value = Math.round(spent());
-    event.submitter?.classList.add("chosen");
-  },
-  true,
-);
+  const showWaiting = () => {
+    const line = document.getElementById("judge-waiting");
+    const number = outbox.size();
+    const waits = number === 1 ? words.wordOneWaits : words.wordManyWait.replace("%n", number);
+    line.hidden = !number || !outbox.trouble;
+    line.querySelector("[data-text]").textContent = troubleIn(outbox.trouble) ?? waits;
+    line.querySelector("[data-sign-in]").hidden = !["signed-out", "someone-else"].includes(outbox.trouble);
+  };
 
-for (const name of ["htmx:sendError", "htmx:timeout", "htmx:responseError"]) {
-  document.addEventListener(name, () => {
-    for (const button of document.querySelectorAll(".chosen")) button.classList.remove("chosen");
-  });
-}
+  // --- Time ---------------------------------------------------------------------------------
+  const tick = () => {
+    const now = performance.now();
+    if (since !== null && current) current.spent += now - since;
+    since = document.hidden ? null : now;
+  };
 
-setInterval(async () => {
-  if (document.hidden || !form()) return;
-  const data = new FormData();
-  for (const name of ["lease", "csrfmiddlewaretoken"]) data.set(name, form().elements[name].value);
-  await fetch(form().dataset.renew, { method: "POST", body: data }).catch(() => null);
-}, RENEW_EVERY);
+  // --- Counts -------------------------------------------------------------------------------
+  const count = (changes) => {
+    for (const [name, by] of Object.entries(changes)) {
+      const element = document.querySelector(`#judge-counts [data-count=${name}]`);
+      if (!element) continue; // not known yet, or too many to count
+      const number = Math.max(0, Number(element.textContent.replace(/\D/g, "")) + by);
+      element.textContent = String(number).replace(/\B(?=(\d{3})+$)/g, "\u2009");
+    }
+  };
 
-// --- Each comparison ------------------------------------------------------------------------
-const fold = () => {
-  const text = document.querySelector("[data-folds]");
-  if (!text) return;
-  text.classList.add("folded");
-  const needed = text.scrollHeight > text.clientHeight + 4;
-  text.classList.toggle("folded", needed);
-  document.querySelector("[data-unfold]").hidden = !needed;
-};
+  const recount = async () => {
+    const asked = lastSent;
+    try {
+      await Promise.all([asking, returning]); // else what changes hands may be counted twice
+      const fresh = await server.freshCounts();
+      if (asked === lastSent && !outbox.size()) document.getElementById("judge-counts").replaceWith(fresh);
+      else outbox.empty().then(recount); // something was judged meanwhile
+    } catch (trouble) {
+      if (!(trouble instanceof Trouble)) throw trouble; // else the next minute will tell
+    }
+  };
 
-const markFitting = () => {
-  const verdict = document.querySelector(".verdict");
-  if (!verdict) return;
-  for (const place of document.querySelectorAll(".place")) {
-    const head = place.querySelector(".place-head").offsetHeight;
-    const text = [...place.children].reduce((sum, part) => sum + part.offsetHeight, -head);
-    const room = innerHeight - verdict.offsetHeight - document.querySelector(".site-bar").offsetHeight;
-    place.classList.toggle("fits", text < room - head);
-  }
-};
+  // --- Cards --------------------------------------------------------------------------------
+  const cardOf = (element) => ({ element, lease: element.dataset.lease, spent: 0, fresh: true });
 
-window.addEventListener("resize", markFitting);
+  const parse = (html) => {
+    const holder = document.createElement("template");
+    holder.innerHTML = html;
+    return cardOf(holder.content.querySelector("#comparison"));
+  };
 
-const followSwitch = () => {
-  const places = document.querySelector(".places");
-  if (!places) return;
-  const links = [...document.querySelectorAll("[data-switch]")];
-  places.addEventListener(
-    "scroll",
-    () => {
-      const shown = Math.round(Math.abs(places.scrollLeft) / places.clientWidth);
-      links.forEach((link, index) => {
-        if (index === shown) link.setAttribute("aria-current", "true");
-        else link.removeAttribute("aria-current");
+  const swap = (element) => {
+    const old = shown();
+    focusOwed ||= old !== element && old.contains(document.activeElement);
+    if (old !== element) old.replaceWith(element);
+    window.htmx?.process(element);
+    const first = element.querySelector("#place-A, .nothing-left h2");
+    if (focusOwed && first) {
+      first.focus({ preventScroll: true });
+      focusOwed = false;
+    }
+    setTimeout(showReceipt); // once it is there: what changes in a status is read aloud
+    document.dispatchEvent(new CustomEvent("judge:shown", { detail: element }));
+  };
+
+  const show = (card, { arrives = true } = {}) => {
+    tick();
+    turn += 1;
+    current = card;
+    for (const lit of card.element.querySelectorAll(".chosen")) lit.classList.remove("chosen");
+    if (arrives) scrollTo(0, 0);
+    card.element.classList.toggle("arrives", arrives);
+    swap(card.element);
+    if (card.fresh) {
+      card.fresh = false;
+      const draft = leftBehind(card.lease) ?? JSON.parse(card.element.querySelector("#judge-draft").textContent);
+      card.spent = Number(draft?.active_ms) || 0;
+      fields.fill(draft || {});
+    } else fields.begin();
+    draftDirty = false;
+    prefetch();
+  };
+
+  const showTemplate = (id) => {
+    const element = document.getElementById(id).content.firstElementChild.cloneNode(true);
+    swap(element);
+    return element;
+  };
+
+  const nothingShown = () => shown().querySelector(".nothing-left");
+
+  const showNothing = (said) => {
+    tick();
+    current = null;
+    const element = nothingShown() ?? showTemplate("judge-nothing");
+    if (said) element.querySelector("[data-reason]").textContent = said;
+  };
+
+  // Another card for this person, besides those that the page has: {card} or {said}.
+  const ask = () => {
+    asking ??= server
+      .post(words.next, tokens())
+      .then(({ data }) => (data.card ? { card: parse(data.card) } : { said: data.said }))
+      .finally(() => (asking = null));
+    return asking;
+  };
+
+  // Only once the server has all verdicts: else it would offer what was judged just now.
+  const prefetch = async () => {
+    const mine = turn;
+    await outbox.empty();
+    if (mine !== turn || next || asking || !current || elsewhere()) return;
+    try {
+      const { card } = await ask();
+      // The one before the person comes back where their hold on it had run out: it has not now.
+      if (card && card.lease !== current?.lease) next = card;
+    } catch (trouble) {
+      if (!(trouble instanceof Trouble)) throw trouble; // else it is asked for when it is needed
+    }
+  };
+
+  // What a judged card makes room for. Where no other is here, the server is asked once it has
+  // all verdicts, for as long as it takes.
+  const advance = async () => {
+    const mine = ++turn;
+    current = null;
+    if (asking) await asking.catch(() => null);
+    if (mine !== turn) return;
+    if (next) {
+      const card = next;
+      next = null;
+      return show(card);
+    }
+    const wait = () => mine === turn && !nothingShown() && showTemplate("judge-moment");
+    const moment = setTimeout(wait, PATIENT);
+    let found = null;
+    while (!found) {
+      await outbox.empty();
+      if (mine !== turn) break;
+      found = await ask().catch(async (trouble) => {
+        if (!(trouble instanceof Trouble)) throw trouble;
+        sayTrouble(trouble.kind);
+        await new Promise((resolve) => setTimeout(resolve, TRY_AGAIN));
       });
-    },
-    { passive: true },
-  );
-};
+    }
+    clearTimeout(moment);
+    if (!found) return;
+    if (mine !== turn) next ??= found.card ?? null;
+    else if (found.card) show(found.card);
+    else showNothing(found.said);
+  };
 
-const showRaw = (raw) => {
-  document.body.classList.toggle("show-raw", raw);
-  document.querySelector("[data-raw-toggle]")?.setAttribute("aria-pressed", String(raw));
-  markFitting();
-};
+  const giveBack = (card) => {
+    returning = server.post(words.giveBack, [["lease", card.lease]]).catch(() => null);
+  };
 
-document.addEventListener("click", (event) => {
-  if (event.target.closest("[data-raw-toggle]")) showRaw(!document.body.classList.contains("show-raw"));
+  // Put a card before the person again; the one that they have comes after it, as it is.
+  const putBefore = (card) => {
+    tick();
+    if (next) giveBack(next);
+    next = current;
+    show(card);
+  };
 
-  const unfold = event.target.closest("[data-unfold]");
-  if (unfold) {
-    const folded = document.querySelector("[data-folds]").classList.toggle("folded");
-    unfold.setAttribute("aria-expanded", String(!folded));
-    unfold.textContent = folded ? "Show all" : "Show less";
+  // --- Verdicts -----------------------------------------------------------------------------
+  // The second half of a double click is no verdict on the card that came in between.
+  const doubled = () => pointed && performance.now() - lastSent < DOUBLE;
+
+  const verdictOf = (form, submitter) => {
+    const data = { ...fields.read(), lease: current.lease, key: form.elements.key.value };
+    data.active_ms = String(Math.round(current.spent));
+    if (!fields.chosen() && submitter?.name === "choice") data.choice = submitter.value;
+    if (form.elements.confirmed.value) data.confirmed = form.elements.confirmed.value;
+    return data;
+  };
+
+  const showError = (text) => {
+    const line = fields.form().querySelector("[data-error]");
+    line.setAttribute("role", "alert");
+    line.textContent = text;
+  };
+
+  const hidden = (name, value) =>
+    Object.assign(document.createElement("input"), { type: "hidden", name, value });
+
+  // Whether the person has to say again that they mean the order in which they were shown.
+  const mustConfirm = (form, choice) => {
+    if (choice !== "ranking" || form.elements.confirmed.value || !ranking.asShown()) return false;
+    form.elements.confirmed.value = "1";
+    showError(words.wordInOrder);
+    return true;
+  };
+
+  const submit = (form, submitter) => {
+    tick();
+    const skips = submitter?.getAttribute("formaction") === words.skip;
+    const data = verdictOf(form, submitter);
+    if (skips) {
+      for (const name of Object.keys(data)) if (!/^(lease|key|flag_.*)$/.test(name)) delete data[name];
+      if (submitter.dataset.panelKey && !data.flag_reason) return fields.named("flag_reason")[0].focus();
+    } else if (!data.choice) return say(words.wordChoose);
+    else if (data.choice === "ranking" && !ranking.complete()) return;
+    else if (mustConfirm(form, data.choice)) return;
+    lastSent = performance.now();
+    clearTimeout(draftTimer);
+    say("");
+    submitter.classList.add("chosen");
+    count(skips ? { left: -1 } : { today: 1, in_all: 1, left: -1 });
+    const fieldsOf = Object.entries(data);
+    outbox.put({ url: skips ? words.skip : words.judge, key: data.key, lease: data.lease, fields: fieldsOf });
+    current = null;
+    setTimeout(advance, LIT);
+  };
+
+  outbox.onchange = showWaiting;
+
+  outbox.onsettled = ({ lease, fields: sent }, { status, data }) => {
+    if (status === 200) return say(data.said, data.state === "surplus" ? "warning" : "");
+    say(data.said ?? words.wordRefused, "warning");
+    recount();
+    if (status === 422) bringBack(lease, Object.fromEntries(sent), data);
+  };
+
+  // A verdict that the server could not read: its card again, as it was sent, with what is wrong.
+  const bringBack = async (lease, sent, { said, errors = {} }) => {
+    const found = await server.page(`${words.judge}?lease=${encodeURIComponent(lease)}`).catch(() => null);
+    const element = found?.getElementById("comparison");
+    if (element?.dataset.lease !== lease) return;
+    putBefore(cardOf(document.adoptNode(element)));
+    fields.fill(sent);
+    current.spent = Number(sent.active_ms) || 0;
+    fields.form().elements.confirmed.value = errors.confirmed ? "1" : "";
+    showError([said, ...Object.values(errors).flat()].filter(Boolean).join(" "));
+  };
+
+  const undo = async () => {
+    if (undoing) return;
+    if (outbox.size() && outbox.trouble) return sayTrouble(outbox.trouble);
+    undoing = true;
+    try {
+      await outbox.empty();
+      const { data } = await server.post(words.undo, []);
+      if (data.card) putBefore(parse(data.card));
+      say(data.said);
+      recount();
+    } catch (trouble) {
+      if (!(trouble instanceof Trouble)) throw trouble;
+      sayTrouble(trouble.kind);
+    } finally {
+      undoing = false;
+    }
+  };
+
+  document.addEventListener("click", (event) => (pointed = event.detail > 0), true);
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.getAttribute("action") === words.undo) {
+      event.preventDefault();
+      undo();
+    } else if (form === fields.form() && elsewhere()) {
+      tick();
+      form.elements.active_ms.value = Math.round(current.spent);
+      if (fields.chosen()) form.append(hidden("choice", fields.chosen()));
+    } else if (form === fields.form()) {
+      event.preventDefault();
+      if (current && !doubled()) submit(form, event.submitter);
+    }
+  });
+
+  // --- Drafts and leases --------------------------------------------------------------------
+  const draft = () => {
+    tick();
+    return JSON.stringify({ ...fields.read(), active_ms: String(Math.round(current.spent)) });
+  };
+
+  // A reload may overtake the draft on its way to the server: this tab remembers it, too.
+  const leave = (lease, text) => {
+    try {
+      sessionStorage.setItem("prefloop:draft", JSON.stringify({ lease, text }));
+    } catch {
+      // No room, or closed to us: the server's copy is the only one.
+    }
+  };
+
+  const leftBehind = (lease) => {
+    try {
+      const left = JSON.parse(sessionStorage.getItem("prefloop:draft"));
+      sessionStorage.removeItem("prefloop:draft");
+      return left?.lease === lease ? JSON.parse(left.text) : null;
+    } catch {
+      return null;
+    }
+  };
+
+  const hold = async ({ withDraft = draftDirty } = {}) => {
+    clearTimeout(draftTimer);
+    if (!current || elsewhere()) return;
+    const asked = [current, next];
+    draftDirty = false;
+    try {
+      const { status, data } = await server.post(words.hold, withDraft ? [...tokens(), ["draft", draft()]] : tokens());
+      if (status !== 200) return;
+      if (next && next === asked[1] && !data.held.includes(next.lease)) next = null;
+      if (current === asked[0] && !data.held.includes(current.lease) && !current.lost) {
+        current.lost = true;
+        say(words.wordNotHeld, "warning");
+      }
+      prefetch();
+    } catch (trouble) {
+      if (!(trouble instanceof Trouble)) throw trouble;
+      draftDirty ||= withDraft; // the next beat takes it along
+    }
+  };
+
+  for (const type of ["input", "change"]) {
+    document.addEventListener(type, (event) => {
+      if (!current || !fields.form()?.contains(event.target)) return;
+      fields.form().elements.confirmed.value = "";
+      showError("");
+      draftDirty = true;
+      clearTimeout(draftTimer);
+      draftTimer = setTimeout(hold, KEEP_DRAFT);
+    });
   }
 
-  const link = event.target.closest("[data-switch]");
-  if (link) {
-    event.preventDefault();
-    const places = document.querySelector(".places");
-    const place = document.getElementById(`place-${link.dataset.switch}`);
-    places.scrollTo({ left: place.offsetLeft - places.offsetLeft });
-  }
-});
+  document.addEventListener("visibilitychange", () => {
+    tick();
+    if (!document.hidden || draftDirty) hold();
+  });
 
-const begin = () => {
-  restart();
-  fold();
-  followSwitch();
-  showRaw(document.body.classList.contains("show-raw"));
-  ranking.begin();
-};
+  window.addEventListener("pagehide", () => {
+    if (current && !elsewhere()) leave(current.lease, draft());
+    hold({ withDraft: true });
+    if (next) giveBack(next);
+    next = null;
+  });
+  window.addEventListener("pageshow", (event) => event.persisted && location.reload());
 
-// Fired on what was swapped in; afterSwap would be fired on what is gone.
-document.addEventListener("htmx:load", (event) => {
-  if (event.detail.elt.id !== "comparison") return;
-  comparison().classList.add("arrives");
-  begin();
-});
+  setInterval(() => {
+    if (document.hidden) return;
+    hold();
+    if (document.getElementById("judge-counts")) recount();
+  }, MINUTE);
 
-window.addEventListener("DOMContentLoaded", begin);
+  setInterval(() => {
+    if (!document.hidden && !current && nothingShown()) advance();
+  }, LOOK_AGAIN);
+
+  // --- The first card -----------------------------------------------------------------------
+  window.addEventListener("DOMContentLoaded", () => {
+    const card = cardOf(shown());
+    const judged = card.lease && outbox.has(card.lease);
+    if (judged) advance(); // by this page, before it was closed: it is on its way
+    else if (card.lease) show(card, { arrives: false });
+    else swap(card.element);
+    if (document.getElementById("judge-counts")) outbox.empty().then(recount);
+  });
+
+  return { say, sayTrouble, words };
+})();

@@ -22,8 +22,11 @@ document.addEventListener("click", (event) => {
   const shown = field.type === "text";
   field.type = shown ? "password" : "text";
   button.setAttribute("aria-pressed", String(!shown));
-  button.textContent = shown ? "Show" : "Hide";
+  button.textContent = shown ? button.dataset.show : button.dataset.hide;
 });
+
+// On a phone the project's pages do not fit beside each other: the open one is in view.
+document.querySelector(".site-nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
 
 // Words for a request that did not come through. The page stays as it was.
 const lost = document.getElementById("request-lost");
@@ -33,17 +36,11 @@ const tell = (text) => {
   lost.hidden = false;
 };
 
-document.addEventListener("htmx:sendError", () =>
-  tell("The server could not be reached. Nothing was lost: try again in a moment."),
-);
-document.addEventListener("htmx:timeout", () =>
-  tell("The server took too long to answer. Nothing was lost: try again in a moment."),
-);
+document.addEventListener("htmx:sendError", () => tell(lost.dataset.unreachable));
+document.addEventListener("htmx:timeout", () => tell(lost.dataset.slow));
 document.addEventListener("htmx:responseError", (event) => {
-  const status = event.detail.xhr.status;
-  if (status === 403) tell("This page is out of date. Reload it and try again.");
-  else if (status === 404) tell("This is no longer there for you. Reload the page.");
-  else tell(`The server failed (${status}). Nothing was lost: try again in a moment.`);
+  const why = { 403: "stale", 404: "gone" }[event.detail.xhr.status] ?? "failed";
+  tell(lost.dataset[why]);
 });
 document.addEventListener("htmx:afterOnLoad", () => {
   lost.hidden = true;

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from labeling.models import Comparison, PolicyEvent, PolicyState, Project
+from labeling.models import Comparison, Flag, PolicyEvent, PolicyState, Project
 from labeling.policy_files import UnsafePolicy, check_policy_dir, policy_digest
-from labeling.services.assigning import next_assignment
+from labeling.services.assigning import lease_again, next_assignment
+from labeling.services.flagging import resolve_flag
+from labeling.services.judging import skip
 from labeling.services.promoting import (
     CannotPromote,
     policy_promoted,
@@ -14,6 +16,7 @@ from labeling.services.promoting import (
     roll_back,
     serving_policy,
 )
+from labeling.services.verdicts import FlagGiven
 from tests.builders import judge, make_comparison, make_project, make_user
 
 
@@ -88,6 +91,24 @@ def test_promotion_retires_what_nobody_judged_of_the_old_policy(folder) -> None:
     roll_back(project=project, actor=None)
     unjudged.refresh_from_db()
     assert unjudged.state == "open", "after a rollback there is something to judge again"
+
+
+@pytest.mark.django_db
+def test_what_a_manager_took_out_or_held_back_is_not_opened_by_a_roll_back(folder) -> None:
+    project = make_project()
+    first, second = register(project, folder, "one"), register(project, folder, "two")
+    broken = make_comparison(project=project, policy=first)
+    held = make_comparison(project=project, policy=first)
+    annotator = make_user(role="annotator", project=project)
+    token = lease_again(comparison=broken, annotator=annotator).token  # type: ignore[union-attr]
+    skip(annotator=annotator, token=token, flags=[FlagGiven(reason="personal")])
+    resolve_flag(flag=Flag.objects.get(), retire=True, actor=annotator)
+    Comparison.objects.filter(pk=held.pk).update(state=Comparison.State.HELD)
+    promote(policy=second, actor=None)
+    assert not Comparison.objects.exclude(state=Comparison.State.RETIRED).exists()
+    roll_back(project=project, actor=None)
+    broken.refresh_from_db()
+    assert broken.state == "retired"
 
 
 @pytest.mark.django_db
