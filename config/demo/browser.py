@@ -48,7 +48,7 @@ class Page:
 
 
 class _Reader(HTMLParser):
-    """Collects forms, and the text of <pre class="raw">: an answer as it was written."""
+    """Collects forms, and the text of <pre class="as-written">: an answer as it was written."""
 
     def __init__(self, url: str) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
-        if tag == "pre" and "raw" in given.get("class", "").split():
+        if tag == "pre" and "as-written" in given.get("class", "").split():
             self._in_answer = True
             self.page.answers.append("")
         elif tag == "form" and given.get("method") == "post":
@@ -73,7 +73,7 @@ class _Reader(HTMLParser):
         kind = given.get("type", "text")
         if tag == "input" and name and kind in ("checkbox", "radio"):
             if "checked" in given:
-                form.fields[name] = value or "on"
+                form.fields[name] = given.get("value", "on")
         elif tag == "input" and name and kind not in ("submit", "button"):
             form.fields[name] = value
         elif tag == "select":
@@ -97,7 +97,9 @@ class _Reader(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._in_answer:
-            self.page.answers[-1] += data
+            # As in a browser: a line break right after <pre> is not part of the text.
+            begins = not self.page.answers[-1]
+            self.page.answers[-1] += data.removeprefix("\n") if begins else data
         if self._area and self._form is not None:
             self._form.fields[self._area] += data
 

@@ -197,7 +197,7 @@ def _verdict(page: Page, taste: Taste) -> dict[str, str]:
         return {"choice": choice}
     places = {place: str(rank) for rank, tier in enumerate(tiers, start=1) for place in tier}
     fields = {f"place_{'ABCDEFGH'[place]}": rank for place, rank in places.items()}
-    return {"choice": "ranking", **fields}
+    return {"choice": "ranking", "confirmed": "1", **fields}
 
 
 def _held_out_samples(policy: Policy) -> tuple[list[str], list[int], int]:

@@ -30,8 +30,10 @@ def ada(project: Project) -> User:
 
 def fetched_ahead(page: Any) -> None:
     """Wait until the page holds the comparison after the one that it shows."""
-    with page.expect_response(re.compile("/next/")):
+    with page.expect_response(re.compile("/next/")) as asked:
         page.reload()
+    asked.value.finished()
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
 
 
 def sign_in(page: Any, user: User) -> None:
@@ -82,7 +84,7 @@ def test_what_was_judged_offline_arrives_from_a_page_that_is_opened_later(
     project: Project, ada: User, open_page: Callable[..., Any]
 ) -> None:
     for _ in range(2):
-        make_comparison(project=project)
+        make_comparison(project=project, overlap=2)
     page = open_page(ada, "/healthz")
     closed = page.context.new_page()
     closed.goto(JUDGE)

@@ -84,7 +84,7 @@ def judge_all(page: Any, count: int) -> None:
         if answers == 2:
             page.keyboard.press("2")
         else:
-            for letter in "abcd"[:answers]:
+            for letter in "dcba"[-answers:]:  # in the order shown, the page would ask again
                 page.keyboard.press(letter)
             page.keyboard.press("Enter")
         expect(page.locator(f"#verdict input[name=lease][value='{lease}']")).to_have_count(0)

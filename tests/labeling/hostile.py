@@ -71,7 +71,8 @@ HOSTILE = [
     '$\\unknown{<img src=x onerror=alert(1)>}$ $\\color{"onclick=alert(1)}{x}$',
     "$\\def\\a{\\a\\a}\\a$ $\\newcommand{\\b}{\\b\\b}\\b$",
     "$\\rule{1000em}{1000em}$ $\\kern-900em\\text{Both are bad}$ $\\raisebox{900em}{x}$",
-    "$" + "x^{" * 600 + "}" * 600 + "$",
+    "$" + "x^{" * 400 + "}" * 400 + "$",
+    "$$" + "\\sqrt{" * 250 + "x" + "}" * 250 + "$$",  # browsers give up on what is so deep
     "[$\\text{x}$](javascript:alert(1)) ![$x$](javascript:alert(1))",
     "- [ ] <input type=checkbox onclick=alert(1)>\n- [x](javascript:alert(1))",
 ]

@@ -51,7 +51,7 @@ def test_every_answer_is_rendered_quickly_and_safely(rows: list[tuple[str, list[
     texts = [text for prompt, answers in rows for text in (prompt, *answers)]
     began = time.thread_time()
     pages = [rendered(text) for text in texts]
-    assert (time.thread_time() - began) / len(texts) < 0.01
+    assert (time.thread_time() - began) / len(texts) < 0.05
     for text, html in zip(texts, pages, strict=True):
         assert html is not None, text
         assert_harmless(html)
