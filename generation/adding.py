@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from django.conf import settings
+from django.utils.text import get_text_list
+from django.utils.translation import gettext as _
 
 from generation.samplers.fetch import HUB_ID, REVISION
 from jobs import queue
@@ -35,9 +37,10 @@ def add_policy(
     """
     name, source, revision = name.strip(), source.strip(), revision.strip()
     if not name.isprintable() or not 0 < len(name) <= MAX_NAME:
-        raise CannotAdd("The policy needs a name of at most 120 characters, in one line.")
+        raise CannotAdd(_("The policy needs a name of at most 120 characters, in one line."))
     if project.policies.filter(name=name).exists():
-        raise CannotAdd(f"There is a policy named {name} already; choose a new name.")
+        words = _("There is a policy named %(name)s already; choose a new name.")
+        raise CannotAdd(words % {"name": name})
     check_source(source, revision)
     payload = {
         "project": project.pk,
@@ -50,7 +53,7 @@ def add_policy(
     try:
         return queue.enqueue(kind=KIND, payload=payload, lane="light", once_key=once_key)
     except queue.AlreadyQueued:
-        raise CannotAdd(f"{name} is being added already.") from None
+        raise CannotAdd(_("%(name)s is being added already.") % {"name": name}) from None
 
 
 def roots() -> list[Path]:
@@ -62,14 +65,14 @@ def check_source(source: str, revision: str) -> Path | None:
     """The real path of the folder that is meant, None where it is a hub id; else CannotAdd."""
     if source.startswith("/"):
         if revision:
-            raise CannotAdd("A revision goes with a hub id, not with a folder.")
+            raise CannotAdd(_("A revision goes with a hub id, not with a folder."))
         return _folder(source)
     if not settings.HUB:
-        raise CannotAdd("Give a folder's whole path, from / on. Hub ids are not allowed here.")
+        raise CannotAdd(_("Give a folder's whole path, from / on. Hub ids are not allowed here."))
     if not HUB_ID.fullmatch(source):
-        raise CannotAdd("That is neither a folder's whole path nor a hub id such as owner/name.")
+        raise CannotAdd(_("That is neither a folder's whole path nor a hub id such as owner/name."))
     if revision and not REVISION.fullmatch(revision):
-        raise CannotAdd("A revision is the 40 hex digits of a commit; none means the newest.")
+        raise CannotAdd(_("A revision is the 40 hex digits of a commit; none means the newest."))
     return None
 
 
@@ -78,14 +81,22 @@ def _folder(source: str) -> Path:
     try:
         folder = Path(source).resolve()
     except (ValueError, OSError, RuntimeError):  # a null character, a loop of links
-        raise CannotAdd("That is not a path.") from None
+        raise CannotAdd(_("That is not a path.")) from None
     allowed = roots()
     if not any(folder.is_relative_to(root) for root in allowed):
-        raise CannotAdd(f"The folder must lie in {' or '.join(map(str, allowed))}.")
+        raise CannotAdd(
+            _("The folder must lie in %(folders)s.")
+            % {"folders": get_text_list(list(map(str, allowed)), _("or"))}
+        )
     if len(str(folder)) > PATH_MOST:
-        raise CannotAdd(f"The folder's path is longer than {PATH_MOST} characters.")
+        raise CannotAdd(
+            _("The folder's path is longer than %(number)s characters.") % {"number": PATH_MOST}
+        )
     if not os.path.isfile(folder / "config.json"):
-        raise CannotAdd(f"{folder} holds no config.json: name the folder of one whole model.")
+        raise CannotAdd(
+            _("%(folder)s holds no config.json: name the folder of one whole model.")
+            % {"folder": folder}
+        )
     return folder
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django import forms
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, pgettext, pgettext_lazy
 
 from generation.forms import SamplingForm
 from generation.lineage import WORDS, standing
@@ -14,7 +16,11 @@ from generation.services import CannotGenerate
 from labeling.models import Policy, Project, Split
 
 SHOWN_POLICIES = 200
-WHO = {"current": "It serves now.", "previous": "It served before.", "base": "The initial policy."}
+WHO = {
+    "current": gettext_lazy("It serves now."),
+    "previous": gettext_lazy("It served before."),
+    "base": gettext_lazy("The initial policy."),
+}
 
 
 class HowForm(SamplingForm):
@@ -24,7 +30,8 @@ class HowForm(SamplingForm):
         required=False,
         min_value=0,
         max_value=LARGEST_SEED,
-        help_text="The same seed draws the same numbers again. Empty: a new one.",
+        label=gettext_lazy("Seed"),
+        help_text=gettext_lazy("The same seed draws the same numbers again. Empty: a new one."),
     )
 
 
@@ -47,13 +54,14 @@ class WhoForm(forms.Form):
         if len(self.policies) + len(self.others) < 2:
             return
         for word, policy in self.policies.items():
-            self.fields[word] = self._weight(policy.name, WHO[word], int(word == "current"))
+            self.fields[word] = self._weight(policy.name, str(WHO[word]), int(word == "current"))
         if self.others:
-            choices = [("", "None"), *((pk, one.name) for pk, one in self.others.items())]
+            named = ((pk, policy.name) for pk, policy in self.others.items())
+            choices = [("", pgettext("policy", "None")), *named]
             self.fields["other"] = forms.ChoiceField(
-                choices=choices, required=False, label="Another policy"
+                choices=choices, required=False, label=_("Another policy")
             )
-            self.fields["other_weight"] = self._weight("Its weight", "", 1)
+            self.fields["other_weight"] = self._weight(_("Its weight"), "", 1)
 
     @property
     def unfolded(self) -> bool:
@@ -93,17 +101,25 @@ class WhichForm(forms.Form):
         required=False,
         min_value=1,
         max_value=MOST_PROMPTS,
-        label="With fewer responses than",
-        help_text="Counted by who writes here. Empty: those without an answer yet.",
+        label=gettext_lazy("With fewer responses than"),
+        help_text=gettext_lazy("Counted by who writes here. Empty: those without an answer yet."),
     )
     split = forms.ChoiceField(
-        required=False, choices=[("", "Both sides"), *Split.choices], label="Split"
+        required=False,
+        choices=[("", gettext_lazy("Both sides")), *Split.choices],
+        label=gettext_lazy("Split"),
     )
-    search = forms.CharField(required=False, max_length=LONGEST_SEARCH, label="That say")
+    search = forms.CharField(
+        required=False, max_length=LONGEST_SEARCH, label=pgettext_lazy("prompts", "That say")
+    )
     ids = forms.CharField(
-        required=False, label="Only these", help_text="Numbers of prompts, with commas."
+        required=False,
+        label=pgettext_lazy("prompts", "Only these"),
+        help_text=gettext_lazy("Numbers of prompts, with commas."),
     )
-    limit = forms.IntegerField(required=False, min_value=1, max_value=MOST_PROMPTS, label="At most")
+    limit = forms.IntegerField(
+        required=False, min_value=1, max_value=MOST_PROMPTS, label=gettext_lazy("At most")
+    )
 
     @property
     def unfolded(self) -> bool:
@@ -116,7 +132,7 @@ class WhichForm(forms.Form):
         if words == [""]:
             return ()
         if not all(re.fullmatch(r"[0-9]{1,15}", word) for word in words):
-            raise forms.ValidationError("Enter numbers of prompts, with commas.")
+            raise forms.ValidationError(_("Enter numbers of prompts, with commas."))
         return tuple(dict.fromkeys(int(word) for word in words))
 
     @property

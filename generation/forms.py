@@ -5,6 +5,7 @@ from typing import Any
 
 from django import forms
 from django.conf import settings
+from django.utils.translation import gettext_lazy as _
 
 from generation.adding import MAX_NAME, PATH_MOST
 from generation.lineage import WORDS
@@ -48,33 +49,37 @@ class SamplingForm(forms.ModelForm):  # type: ignore[type-arg]  # no subscript a
     """How responses are sampled and compared. The limits are the model's own."""
 
     stop = LinesField(
-        label="Stop texts",
-        help_text="One a line, \\n for a line break. A response ends before the first of them.",
+        label=_("Stop texts"),
+        help_text=_("One a line, \\n for a line break. A response ends before the first of them."),
     )
 
     class Meta:
         model = Batch
         fields = SAMPLING
         labels = {
-            "k": "Responses a prompt",
-            "temperature": "Temperature",
-            "top_p": "Top-p",
-            "max_new_tokens": "Most tokens",
-            "system": "System message",
-            "pairing": "Compare",
-            "random_percent": "Compared at random, %",
+            "k": _("Responses a prompt"),
+            "temperature": _("Temperature"),
+            "top_p": _("Top-p"),
+            "max_new_tokens": _("Most tokens"),
+            "system": _("System message"),
+            "pairing": _("Compare"),
+            "random_percent": _("Compared at random, %"),
         }
         help_texts = {
-            "k": "2 to 16. More give more to compare, and cost as much more time.",
-            "temperature": "1 samples what the policy has learned; lower is tamer, 0 always the "
-            "same.",
-            "top_p": "1 keeps every token; 0.95 drops the unlikeliest.",
-            "max_new_tokens": "A response that reaches this is cut off there.",
-            "system": "For prompts that have none of their own.",
-            "pairing": "Which of a prompt's responses stand side by side. Rewards need a policy "
-            "that has been trained.",
-            "random_percent": "10 to 100: a share of prompts whose pairing shows what the other "
-            "is worth.",
+            "k": _("2 to 16. More give more to compare, and cost as much more time."),
+            "temperature": _(
+                "1 samples what the policy has learned; lower is tamer, 0 always the same."
+            ),
+            "top_p": _("1 keeps every token; 0.95 drops the unlikeliest."),
+            "max_new_tokens": _("A response that reaches this is cut off there."),
+            "system": _("For prompts that have none of their own."),
+            "pairing": _(
+                "Which of a prompt's responses stand side by side. Rewards need a policy that has "
+                "been trained."
+            ),
+            "random_percent": _(
+                "10 to 100: a share of prompts whose pairing shows what the other is worth."
+            ),
         }
         widgets = {
             "k": forms.NumberInput(attrs={"min": 2, "max": 16}),
@@ -115,14 +120,14 @@ class PlanForm(SamplingForm):
         fields = ("ready", *WORDS, *SAMPLING)  # type: ignore[assignment]
         labels = {
             **SamplingForm.Meta.labels,
-            "ready": "Comparisons",
-            "current": "Weight of the serving policy",
-            "previous": "Weight of the one before",
-            "base": "Weight of the initial one",
+            "ready": _("Comparisons"),
+            "current": _("Weight of the serving policy"),
+            "previous": _("Weight of the one before"),
+            "base": _("Weight of the initial one"),
         }
         help_texts = {
             **SamplingForm.Meta.help_texts,
-            "ready": "As people judge them, more are written. 0 turns it off.",
+            "ready": _("As people judge them, more are written. 0 turns it off."),
         }
 
     @property
@@ -148,26 +153,30 @@ class PolicyForm(forms.Form):
 
     name = forms.CharField(
         max_length=MAX_NAME,
-        help_text="What people will call the policy.",
+        label=_("Name"),
+        help_text=_("What people will call the policy."),
         widget=forms.TextInput(attrs={"autocomplete": "off"}),
     )
     source = forms.CharField(
         max_length=PATH_MOST,
-        label="Folder",
-        help_text="Its whole path on the site's machine, from / on.",
+        label=_("Folder"),
+        help_text=_("Its whole path on the site's machine, from / on."),
         widget=forms.TextInput(attrs={"autocapitalize": "off", "spellcheck": "false"}),
     )
     revision = forms.CharField(
         max_length=40,
         required=False,
-        help_text="For a model from the hub: the commit, 40 hex digits. Empty means the newest.",
+        label=_("Revision"),
+        help_text=_("For a model from the hub: the commit, 40 hex digits. Empty means the newest."),
         widget=forms.TextInput(attrs={"autocapitalize": "off", "spellcheck": "false"}),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if settings.HUB:
-            self.fields["source"].label = "Folder or hub id"
-            self.fields["source"].help_text += " Or owner/name."
+            self.fields["source"].label = _("Folder or hub id")
+            self.fields["source"].help_text = _(
+                "Its whole path on the site's machine, from / on. Or owner/name."
+            )
         else:
             del self.fields["revision"]

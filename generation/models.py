@@ -9,6 +9,8 @@ from django.core.validators import MaxLengthValidator, MaxValueValidator, MinVal
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
 from labeling.models import Comparison, Policy, Project
 
@@ -34,11 +36,11 @@ SAMPLING = (
 class BatchState(models.TextChoices):
     """Where a batch is."""
 
-    QUEUED = "queued", "Queued"
-    RUNNING = "running", "Running"
-    SUCCEEDED = "succeeded", "Succeeded"
-    FAILED = "failed", "Failed"
-    CANCELLED = "cancelled", "Cancelled"
+    QUEUED = "queued", gettext_lazy("Queued")
+    RUNNING = "running", gettext_lazy("Running")
+    SUCCEEDED = "succeeded", gettext_lazy("Succeeded")
+    FAILED = "failed", gettext_lazy("Failed")
+    CANCELLED = "cancelled", gettext_lazy("Cancelled")
 
 
 LIVE_BATCH_STATES = (BatchState.QUEUED, BatchState.RUNNING)
@@ -47,22 +49,23 @@ LIVE_BATCH_STATES = (BatchState.QUEUED, BatchState.RUNNING)
 def check_finite(value: float) -> None:
     """Comparisons let NaN through every limit."""
     if not math.isfinite(value):
-        raise ValidationError("Enter a number.")
+        raise ValidationError(_("Enter a number."))
 
 
 def check_storable(text: str) -> None:
     """Databases hold no NUL and no half of a surrogate pair."""
     if "\x00" in text or not text.isascii() and any("\ud800" <= sign <= "\udfff" for sign in text):
-        raise ValidationError("This holds a character that cannot be kept.")
+        raise ValidationError(_("This holds a character that cannot be kept."))
 
 
 def check_stop(stop: Any) -> None:
     """A few texts that are not empty."""
     if not isinstance(stop, list) or not all(isinstance(text, str) and text for text in stop):
-        raise ValidationError("Stop texts are a list of texts that are not empty.")
+        raise ValidationError(_("Stop texts are a list of texts that are not empty."))
     if len(stop) > MOST_STOPS or any(len(text) > LONGEST_STOP for text in stop):
         raise ValidationError(
-            f"At most {MOST_STOPS} stop texts, of at most {LONGEST_STOP} characters each."
+            _("At most %(number)s stop texts, of at most %(length)s characters each.")
+            % {"number": MOST_STOPS, "length": LONGEST_STOP}
         )
     for text in stop:
         check_storable(text)
@@ -119,11 +122,11 @@ class Batch(Sampling):
     class Origin(models.TextChoices):
         """Who or what asked for it."""
 
-        MANUAL = "manual", "by hand"
-        TOP_UP = "top_up", "to keep comparisons ready"
-        PROMOTION = "promotion", "after a promotion"
-        API = "api", "through the API"
-        COMMAND = "command", "by the command"
+        MANUAL = "manual", gettext_lazy("by hand")
+        TOP_UP = "top_up", gettext_lazy("to keep comparisons ready")
+        PROMOTION = "promotion", gettext_lazy("after a promotion")
+        API = "api", gettext_lazy("through the API")
+        COMMAND = "command", gettext_lazy("by the command")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="batches")
     number = models.PositiveIntegerField(help_text="Counts up within the project.")

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.db.models import F, QuerySet
-from django.utils import timezone
+from django.utils import timezone, translation
+from django.utils.translation import gettext_noop
 
 from generation.lineage import by_word
 from generation.models import AUTOMATIC, LIVE_BATCH_STATES, Batch, BatchState, Plan
@@ -23,11 +25,11 @@ from labeling.services.promoting import serving_policy
 KIND = "generation.top_up"
 EVERY_MINUTE = "* * * * *"
 IN_VAIN = 3  # batches in a row without a comparison; then another one is not worth its time
-NOTHING_NEW = (
+NOTHING_NEW = gettext_noop(
     "The last three batches brought nothing new to compare: the policy repeats itself, or its "
     "prompts fail."
 )
-NOTHING_LEFT = (
+NOTHING_LEFT = gettext_noop(
     "No prompt is left that could bring something new to compare: each failed, or its responses "
     "were all alike."
 )
@@ -117,7 +119,8 @@ def top_up(
             return None
         _go_on(plan)
     try:
-        return _start(plan, serving, missing, origin, actor)
+        with translation.override(settings.LANGUAGE_CODE):  # what is kept is for all to read
+            return _start(plan, serving, missing, origin, actor)
     except BatchLive:
         return None
     except CannotGenerate as reason:

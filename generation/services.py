@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from generation.choosing import by_server, choose
 from generation.models import (
@@ -59,7 +60,7 @@ class BatchLive(CannotGenerate):
 
     def __init__(self) -> None:
         super().__init__(
-            {"": ["A batch of this project is waiting or running; wait for it, or cancel it."]}
+            {"": [_("A batch of this project is waiting or running; wait for it, or cancel it.")]}
         )
 
 
@@ -87,7 +88,7 @@ def start_batch(
     """
     leading = serving_policy(project)
     if leading is None:
-        raise CannotGenerate({"": ["No policy serves yet, so nobody can answer."]})
+        raise CannotGenerate({"": [_("No policy serves yet, so nobody can answer.")]})
     batch = Batch(
         project=project,
         leading=leading,
@@ -121,8 +122,12 @@ def _check(batch: Batch, policies: Mapping[Policy, int], selection: Selection) -
     except ValidationError as error:
         errors["search"] = error.messages
     if not errors and (missing := missing_ids(batch.project, selection)):
-        named = ", ".join(map(str, missing[:5])) + (" and more" if len(missing) > 5 else "")
-        errors["ids"] = [f"The project has no prompt {named}."]
+        words = (
+            _("The project has no prompt %(numbers)s.")
+            if len(missing) <= 5
+            else _("The project has no prompt %(numbers)s and more.")
+        )
+        errors["ids"] = [words % {"numbers": ", ".join(map(str, missing[:5]))}]
     try:
         batch.clean_fields({field.name for field in batch._meta.fields} - CHECKED)
     except ValidationError as error:
@@ -135,18 +140,19 @@ def _check(batch: Batch, policies: Mapping[Policy, int], selection: Selection) -
 
 def _wrong_policies(project: Project, policies: Mapping[Policy, int]) -> str:
     if not policies:
-        return "Name a policy that answers."
+        return _("Name a policy that answers.")
     if any(policy.project_id != project.pk for policy in policies):
-        return "A policy answers the prompts of its own project only."
+        return _("A policy answers the prompts of its own project only.")
     if not all(1 <= weight <= MOST_WEIGHT for weight in policies.values()):
-        return f"Weights are whole numbers from 1 to {MOST_WEIGHT}."
+        return _("Weights are whole numbers from 1 to %(most)s.") % {"most": MOST_WEIGHT}
     return ""
 
 
 def _nothing_to_ask(selection: Selection, leading: Policy) -> str:
     if selection == NOT_ANSWERED:
-        return f"{leading.name} has answered every prompt; import more prompts."
-    return "No prompt is left by this selection."
+        words = _("%(policy)s has answered every prompt; import more prompts.")
+        return words % {"policy": leading.name}
+    return _("No prompt is left by this selection.")
 
 
 def _queue(batch: Batch, policies: Mapping[Policy, int], *, derive_seed: bool) -> None:
@@ -210,10 +216,14 @@ def resume_batch(*, batch: Batch, actor: User | None) -> Batch:
             if batch.live:
                 raise BatchLive
             if batch.state not in ENDED_EARLY:
-                raise CannotGenerate({"": [f"{batch} has {batch.state}: it lacks nothing."]})
+                words = _("Batch %(number)s has succeeded: it lacks nothing.")
+                raise CannotGenerate({"": [words % {"number": batch.number}]})
             if not resumable(batch):
-                words = f"{batch} had not begun, or its run directory is gone. Start another one."
-                raise CannotGenerate({"": [words]})
+                words = _(
+                    "Batch %(number)s had not begun, or its run directory is gone. Start another "
+                    "one."
+                )
+                raise CannotGenerate({"": [words % {"number": batch.number}]})
             batch.state, batch.error, batch.resumed_by = BatchState.QUEUED, "", actor
             batch.started_at = batch.finished_at = None
             batch.save(update_fields=["state", "error", "resumed_by", "started_at", "finished_at"])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from django.conf import settings
 from django.db import IntegrityError
+from django.utils.translation import gettext_noop
 
 from generation import adding, plans, services
 from generation.choosing import python_for
@@ -110,7 +111,7 @@ def add_policy(job: RunningJob) -> None:
     name, source, revision = wanted["name"], wanted["source"], wanted["revision"]
     try:
         folder = adding.check_source(source, revision) or _fetch(job, source, revision)
-        job.progress(0, 0, "Checking and hashing the files")
+        job.progress(0, 0, gettext_noop("Checking and hashing the files"))
         job.check()
         register_policy(
             project=Project.objects.get(pk=wanted["project"]),
@@ -139,7 +140,7 @@ def _fetch(job: RunningJob, repo: str, revision: str) -> Path:
     def follow() -> None:
         line = last_line(run_dir / "metrics.jsonl")
         done, total = line.get("done", 0), line.get("total", 0)
-        job.progress(done // MB, total // MB, "Fetching from the hub")
+        job.progress(done // MB, total // MB, gettext_noop("Fetching from the hub"))
 
     code = run_program(
         job,

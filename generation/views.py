@@ -8,6 +8,8 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop, ngettext
 from django.views.decorators.http import require_POST
 from django_htmx.http import HttpResponseClientRefresh
 
@@ -36,6 +38,7 @@ from labeling.services.promoting import serving_policy
 PAGE = 20
 SHOWN_FAILURES = 20
 PROOF_EVENTS = 1000  # of a batch; a run writes a handful
+WRITING = gettext_noop("writing responses")
 PACE_LINES = 20  # metrics lines, one a few dozen prompts, that the pace is measured over
 
 
@@ -64,10 +67,19 @@ def plan(request: PageRequest, slug: str) -> HttpResponse:
     saved = save_plan(project=project, actor=request.user, **form.options)
     if saved.ready:
         top_up(project=project)
-        messages.success(request, f"From now on {saved.ready} comparisons are kept ready.")
+        messages.success(request, _kept_ready(saved.ready))
     else:
-        messages.success(request, "Nothing is kept ready from now on.")
+        messages.success(request, _("Nothing is kept ready from now on."))
     return redirect("generation:batches", slug=slug)
+
+
+def _kept_ready(number: int) -> str:
+    words = ngettext(
+        "From now on %(number)s comparison is kept ready.",
+        "From now on %(number)s comparisons are kept ready.",
+        number,
+    )
+    return words % {"number": number}
 
 
 def matching(request: PageRequest, slug: str) -> HttpResponse:
@@ -158,12 +170,13 @@ def proof(batch: Batch) -> str:
     if not loaded:
         return ""
     if batch.sampler == "transformers":
-        return "none: transformers loads the files itself"
+        return _("none: transformers loads the files itself")
     # A policy that was loaded again was proven again: its last difference counts.
     proven = {id: far for row in loaded for id, far in (row.get("proven") or {}).items()}
     if not proven:
-        return "unproven: nothing tells whether these servers have the policies"
-    return f"within {max(proven.values()):.2g} nats a token of the trainer"
+        return _("unproven: nothing tells whether these servers have the policies")
+    far = f"{max(proven.values()):.2g}"
+    return _("within %(nats)s nats a token of the trainer") % {"nats": far}
 
 
 @require_POST
@@ -173,9 +186,11 @@ def cancel(request: PageRequest, slug: str, number: int) -> HttpResponse:
     found = get_object_or_404(project.batches, number=number)
     if found.live:
         cancel_batch(batch=found)
-        messages.info(request, f"Batch {number} was asked to stop. What it has written is kept.")
+        words = _("Batch %(number)s was asked to stop. What it has written is kept.")
+        messages.info(request, words % {"number": number})
     else:
-        messages.warning(request, f"Batch {number} had ended already: {found.state}.")
+        ended = {"number": number, "state": found.get_state_display().lower()}
+        messages.warning(request, _("Batch %(number)s had ended already: %(state)s.") % ended)
     return redirect("generation:batch", slug=slug, number=number)
 
 
@@ -199,10 +214,8 @@ def _progress(batch: Batch) -> dict[str, Any]:
     metrics = _rows(run_dir / "metrics.jsonl", PACE_LINES)
     return {
         "job": job,
-        "loading": _sentence(note or "loading the policies"),
-        "writing": _sentence(
-            str(metrics[-1].get("note") or "writing responses") if metrics else ""
-        ),
+        "loading": _sentence(_(note) if note else _("loading the policies")),
+        "writing": _sentence(_(str(metrics[-1].get("note") or WRITING)) if metrics else ""),
         "silence": worker_silence(queue.worker_seen()) if batch.live else "",
         "failed_prompts": [] if batch.live else _rows(run_dir / "failures.jsonl", SHOWN_FAILURES),
         **pace(metrics, batch.total),

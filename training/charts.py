@@ -5,12 +5,21 @@ The levels that they are held against, and what is said when one is crossed, are
 
 from dataclasses import dataclass
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
 from training.guides import KL_CLAMP, Aim
+
+TRAIN = gettext_noop("train")
+CHOSEN = gettext_noop("chosen")
+REJECTED = gettext_noop("rejected")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     """What one chart shows: metrics by key with their names; `share` if from 0 to 1.
+
+    Words are as the catalogues know them: they are translated where they are shown.
 
     `dots` is the metric of the held-out pairs that is drawn as dots, and `dots_name` its name.
     """
@@ -20,7 +29,7 @@ class Spec:
     series: tuple[tuple[str, str], ...]
     reading: str
     dots: str = ""
-    dots_name: str = "held-out"
+    dots_name: str = gettext_noop("held-out")
     share: bool = False
     digits: int = 2
 
@@ -28,78 +37,98 @@ class Spec:
 CHARTS = (
     Spec(
         key="loss",
-        title="Loss",
-        series=(("loss", "train"),),
+        title=gettext_noop("Loss"),
+        series=(("loss", TRAIN),),
         dots="loss",
         digits=3,
-        reading="Lower means the policy tells chosen from rejected; a round that is held to its "
-        "own start falls from the line. Held-out rising while train falls is memorizing.",
+        reading=gettext_noop(
+            "Lower means the policy tells chosen from rejected; a round that is held to its "
+            "own start falls from the line. Held-out rising while train falls is memorizing."
+        ),
     ),
     Spec(
         key="margin",
-        title="Reward margin",
-        series=(("margin", "train"),),
+        title=gettext_noop("Reward margin"),
+        series=(("margin", TRAIN),),
         dots="margin",
-        reading="Chosen reward minus rejected reward, mean over pairs. Should grow and level "
-        "off; below 0 the policy prefers what people rejected.",
+        reading=gettext_noop(
+            "Chosen reward minus rejected reward, mean over pairs. Should grow and level off;"
+            " below 0 the policy prefers what people rejected."
+        ),
     ),
     Spec(
         key="accuracy",
-        title="Reward accuracy",
-        series=(("accuracy", "train"),),
+        title=gettext_noop("Reward accuracy"),
+        series=(("accuracy", TRAIN),),
         dots="accuracy",
         share=True,
-        reading="Share of pairs with a margin above 0; 0.5 is a coin toss. Trust the held-out "
-        "dots, not the line: a policy can learn its own training pairs by heart.",
+        reading=gettext_noop(
+            "Share of pairs with a margin above 0; 0.5 is a coin toss. Trust the held-out "
+            "dots, not the line: a policy can learn its own training pairs by heart."
+        ),
     ),
     Spec(
         key="rewards",
-        title="Chosen and rejected reward",
-        series=(("chosen_reward", "chosen"), ("rejected_reward", "rejected")),
-        reading="β times how much likelier each has become than under the reference. Both often "
-        "fall; what counts is the gap. Chosen far below 0 means good answers are unlearned too.",
+        title=gettext_noop("Chosen and rejected reward"),
+        series=(("chosen_reward", CHOSEN), ("rejected_reward", REJECTED)),
+        reading=gettext_noop(
+            "β times how much likelier each has become than under the reference. Both often "
+            "fall; what counts is the gap. Chosen far below 0 means good answers are "
+            "unlearned too."
+        ),
     ),
     Spec(
         key="logratios",
-        title="Log-probability against the reference",
-        series=(("chosen_logratio", "chosen"), ("rejected_logratio", "rejected")),
+        title=gettext_noop("Log-probability against the reference"),
+        series=(("chosen_logratio", CHOSEN), ("rejected_logratio", REJECTED)),
         dots="chosen_logratio",
-        dots_name="held-out chosen",
+        dots_name=gettext_noop("held-out chosen"),
         digits=1,
-        reading="Nats a response, 0 where nothing has changed. Where chosen falls half as far as "
-        "rejected or more, the probability goes to what nobody has read.",
+        reading=gettext_noop(
+            "Nats a response, 0 where nothing has changed. Where chosen falls half as far as "
+            "rejected or more, the probability goes to what nobody has read."
+        ),
     ),
     Spec(
         key="chosen_fell",
-        title="Chosen that fell",
-        series=(("chosen_fell", "train"),),
+        title=gettext_noop("Chosen that fell"),
+        series=(("chosen_fell", TRAIN),),
         dots="chosen_fell",
         share=True,
-        reading="Share of pairs whose chosen response is less likely than under the reference. "
-        "Around a half is usual; above three in four the policy forgets what people liked.",
+        reading=gettext_noop(
+            "Share of pairs whose chosen response is less likely than under the reference. "
+            "Around a half is usual; above three in four the policy forgets what people "
+            "liked."
+        ),
     ),
     Spec(
         key="kl",
-        title="KL to the reference",
-        series=(("kl", "train"),),
+        title=gettext_noop("KL to the reference"),
+        series=(("kl", TRAIN),),
         dots="kl",
-        reading="An estimate of how far the policy has moved, in nats a response, each counting "
-        f"{KL_CLAMP:g} at most. Near that, fluency has gone: lower the learning rate.",
+        reading=gettext_noop(
+            "An estimate of how far the policy has moved, in nats a response, each counting "
+            "%(most)s at most. Near that, fluency has gone: lower the learning rate."
+        ),
     ),
     Spec(
         key="length",
-        title="Response length",
-        series=(("chosen_tokens", "chosen"), ("rejected_tokens", "rejected")),
+        title=gettext_noop("Response length"),
+        series=(("chosen_tokens", CHOSEN), ("rejected_tokens", REJECTED)),
         digits=0,
-        reading="Tokens of the responses in each batch. Where chosen ones are much longer, "
-        "longer is what the policy will learn, whatever people meant.",
+        reading=gettext_noop(
+            "Tokens of the responses in each batch. Where chosen ones are much longer, longer"
+            " is what the policy will learn, whatever people meant."
+        ),
     ),
 )
 WITHOUT_REFERENCE = {
-    "rewards": "SimPO's reward: β times the mean log-probability of a token, always below 0. What "
-    "counts is the gap; both falling far means that good answers are unlearned too.",
+    "rewards": gettext_noop(
+        "SimPO's reward: β times the mean log-probability of a token, always below 0. What "
+        "counts is the gap; both falling far means that good answers are unlearned too."
+    ),
 }
-WITHOUT_LINE = (
+WITHOUT_LINE = gettext_noop(
     "Lower means the policy tells chosen from rejected. Held-out rising while train falls is "
     "memorizing."
 )
@@ -108,7 +137,8 @@ WITHOUT_LINE = (
 def reading(spec: Spec, aim: Aim) -> str:
     """How to read a chart of a round with this aim, in a sentence or two."""
     if spec.key == "loss" and aim.first_loss is None:
-        return WITHOUT_LINE
+        return _(WITHOUT_LINE)
+    words = spec.reading
     if aim.objective == "simpo":
-        return WITHOUT_REFERENCE.get(spec.key, spec.reading)
-    return spec.reading
+        words = WITHOUT_REFERENCE.get(spec.key, words)
+    return _(words) % {"most": f"{KL_CLAMP:g}"}

@@ -8,6 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from django.utils import formats
+from django.utils.translation import gettext as _
+
 from training.charts import CHARTS, Spec, reading
 from training.guides import Aim, Course, Guide, advise, guides
 from training.metrics import Metrics, thin
@@ -110,7 +113,8 @@ class Chart:
     def summary(self) -> str:
         """The chart in words, for those who cannot see it."""
         ends = ", ".join(f"{line.name} {line.last}" for line in self.lines if line.last)
-        return f"{self.title}: {ends or 'nothing logged yet'}"
+        told = ends or _("nothing logged yet")
+        return _("%(title)s: %(values)s") % {"title": self.title, "values": told}
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
@@ -142,7 +146,7 @@ def charts(metrics: Metrics, aim: Aim | None = None) -> list[Chart]:
 
 def chart(spec: Spec, metrics: Metrics, course: Course) -> Chart:
     """One chart, laid out."""
-    keys = [key for key, _ in spec.series]
+    keys = [key for key, _name in spec.series]
     rows = thin(metrics.steps, keys)
     dots = [row for row in metrics.held_out if spec.dots in row]
     lines_to_draw = guides(spec.key, course)
@@ -154,18 +158,18 @@ def chart(spec: Spec, metrics: Metrics, course: Course) -> Chart:
     points = [(x(row["step"]), y(row[spec.dots]), row) for row in dots]
     return Chart(
         key=spec.key,
-        title=spec.title,
+        title=_(spec.title),
         reading=reading(spec, course.aim),
         advice=advise(spec.key, course),
         lines=[
-            _line(rows, key, name, x, y, spec.digits, second=bool(index))
+            _line(rows, key, _(name), x, y, spec.digits, second=bool(index))
             for index, (key, name) in enumerate(spec.series)
         ],
         dots=[
             _dot(px, py, row["step"], number(row[spec.dots], spec.digits)) for px, py, row in points
         ],
-        dots_name=spec.dots_name,
-        dots_path=_path([(px, py) for px, py, _ in points]),
+        dots_name=_(spec.dots_name),
+        dots_path=_path([(px, py) for px, py, _row in points]),
         drawn=[_drawn(line, x, y) for line in lines_to_draw if ticks[0] <= line.at <= ticks[-1]],
         y_marks=[Mark(at=y(tick), text=number(tick, _tick_digits(ticks))) for tick in ticks],
         x_marks=_x_marks(metrics, x),
@@ -178,7 +182,7 @@ def number(value: float, digits: int) -> str:
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         text = text.removeprefix("-")
-    return text.replace("-", "\u2212")
+    return formats.number_format(text, digits).replace("-", "\u2212")
 
 
 def _y_ticks(spec: Spec, values: Sequence[float], lines: Sequence[Guide]) -> list[float]:
@@ -269,14 +273,16 @@ def _strips(
     for row in chosen:
         end = x(row["step"])
         told = [
-            f"{name} {number(row[key], spec.digits)}" for key, name in spec.series if key in row
+            f"{_(name)} {number(row[key], spec.digits)}" for key, name in spec.series if key in row
         ]
         if end > edge and told:
-            text = f"Step {row['step']:.0f}: {', '.join(told)}"
+            shown = {"step": f"{row['step']:.0f}", "values": ", ".join(told)}
+            text = _("Step %(step)s: %(values)s") % shown
             strips.append(Strip(x=edge, width=round(end - edge, 1), text=text))
             edge = end
     return strips
 
 
 def _dot(x: float, y: float, step: float, value: str) -> Dot:
-    return Dot(x=x, y=y, value=value, text=f"Held-out at step {step:.0f}: {value}")
+    text = _("Held-out at step %(step)s: %(value)s") % {"step": f"{step:.0f}", "value": value}
+    return Dot(x=x, y=y, value=value, text=text)

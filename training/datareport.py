@@ -12,6 +12,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop, ngettext, pgettext
 
 from labeling.models import Preference, Project
 from labeling.templatetags.prefloop import thin
@@ -19,16 +21,16 @@ from training.curves import number
 from training.events import Events, at, count
 
 DROPPED = {
-    "tied": "only tied votes",
-    "empty": "an empty response",
-    "identical": "identical responses",
-    "too_long": "longer than the most tokens",
-    "template": "the chat template failed",
+    "tied": gettext_noop("only tied votes"),
+    "empty": gettext_noop("an empty response"),
+    "identical": gettext_noop("identical responses"),
+    "too_long": gettext_noop("longer than the most tokens"),
+    "template": gettext_noop("the chat template failed"),
 }
 SOURCES = {
-    "sampled": "as they were sampled",
-    "cut": "cut off at the length limit when sampled",
-    "encoded": "encoded from the text",
+    "sampled": gettext_noop("as they were sampled"),
+    "cut": gettext_noop("cut off at the length limit when sampled"),
+    "encoded": gettext_noop("encoded from the text"),
 }
 COMPARISON = re.compile(r"comparison-(\d{1,18})(?::.*)?", re.S)
 
@@ -86,7 +88,7 @@ def data_report(events: Events, project: Project) -> DataReport | None:
     left_out = [
         Named(
             number=count(report, "dropped", reason),
-            words=DROPPED.get(reason, reason),
+            words=_(DROPPED.get(reason, reason)),
             places=_places(names, links),
         )
         for reason, names in dropped.items()
@@ -116,7 +118,7 @@ def _sides(report: Mapping[str, Any]) -> list[Side]:
         "held_out": count(report, "pairs", "held_out"),
         "dropped": left_out,
     }
-    titles = {"train": "Trained on", "held_out": "Held out", "dropped": "Left out"}
+    titles = {"train": _("Trained on"), "held_out": _("Held out"), "dropped": _("Left out")}
     whole = max(1, sum(pairs.values()))
     sides, start = [], 0.0
     for key, found in pairs.items():
@@ -142,38 +144,62 @@ def _facts(events: Events) -> list[tuple[str, str]]:
     report, cache = events.report, events.cache
     facts = []
     if even := count(report, "evenly_split"):
-        facts.append(("Evenly split", f"{thin(even)} of these pairs: they pull their margin to 0"))
-    if tied := count(report, "tied"):
-        facts.append(
-            ("With tied votes", f"{thin(tied)} pairs, modelled{_nu(at(report, 'tie_nu'))}")
+        words = ngettext(
+            "%(number)s of these pairs: it pulls its margin to 0",
+            "%(number)s of these pairs: they pull their margin to 0",
+            even,
         )
+        facts.append((_("Evenly split"), words % {"number": thin(even)}))
+    if tied := count(report, "tied"):
+        facts.append((_("With tied votes"), _tied(tied, at(report, "tie_nu"))))
     if lengths := _lengths(report):
-        facts.append(("Mean length", lengths))
-    facts.append(
-        ("Longest", f"{thin(count(report, 'longest'))} tokens, a prompt with its response")
-    )
+        facts.append((_("Mean length"), lengths))
+    longest = _("%(number)s tokens, a prompt with its response")
+    facts.append((_("Longest"), longest % {"number": thin(count(report, "longest"))}))
     if sources := _sources(report):
-        facts.append(("Token ids", sources))
+        facts.append((_("Token ids"), sources))
     if of := count(cache, "of"):
-        found, again = thin(count(cache, "found")), count(cache, "checked_groups")
-        told = f"{found} of {thin(of)} log-probabilities came from the cache; {again} comparison"
-        facts.append(("Reference", f"{told}{'' if again == 1 else 's'} computed again agreed"))
+        facts.append((_("Reference"), _cached(cache, of)))
     return facts
 
 
-def _nu(value: Any) -> str:
-    return f" with ν = {number(value, 2)}" if isinstance(value, float) else ""
+def _tied(pairs: int, nu: Any) -> str:
+    if not isinstance(nu, float):
+        words = ngettext("%(number)s pair, modelled", "%(number)s pairs, modelled", pairs)
+        return words % {"number": thin(pairs)}
+    words = ngettext(
+        "%(number)s pair, modelled with ν = %(nu)s",
+        "%(number)s pairs, modelled with ν = %(nu)s",
+        pairs,
+    )
+    return words % {"number": thin(pairs), "nu": number(nu, 2)}
+
+
+def _cached(cache: Mapping[str, Any], of: int) -> str:
+    again = count(cache, "checked_groups")
+    words = ngettext(
+        "%(found)s of %(all)s log-probabilities came from the cache; %(again)s comparison "
+        "computed again agreed",
+        "%(found)s of %(all)s log-probabilities came from the cache; %(again)s comparisons "
+        "computed again agreed",
+        again,
+    )
+    return words % {"found": thin(count(cache, "found")), "all": thin(of), "again": again}
 
 
 def _lengths(report: Mapping[str, Any]) -> str:
-    names = ("prompt", "chosen", "rejected")
-    found = [(name, at(report, "lengths", name)) for name in names]
-    told = [f"{name} {number(v, 0)}" for name, v in found if isinstance(v, (int, float))]
-    return f"{', '.join(told)} tokens" if told else ""
+    names = {
+        "prompt": pgettext("length", "prompt"),
+        "chosen": pgettext("length", "chosen"),
+        "rejected": pgettext("length", "rejected"),
+    }
+    found = [(words, at(report, "lengths", name)) for name, words in names.items()]
+    told = [f"{words} {number(v, 0)}" for words, v in found if isinstance(v, (int, float))]
+    return _("%(lengths)s tokens") % {"lengths": ", ".join(told)} if told else ""
 
 
 def _sources(report: Mapping[str, Any]) -> str:
-    found = [(words, count(report, "token_ids", key)) for key, words in SOURCES.items()]
+    found = [(_(words), count(report, "token_ids", key)) for key, words in SOURCES.items()]
     return ", ".join(f"{thin(n)} {words}" for words, n in found if n)
 
 

@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
 from training.metrics import read_tail
 
 PHASES = {
-    "start": "Reading the preferences",
-    "data_report": "Loading the policy and scoring responses under the reference",
-    "reference_cache": "Measuring the policy before the first step",
-    "samples": "Taking the first step",
-    "resume": "Going on from the last checkpoint",
-    "stopped": "Stopped; waiting to go on",
+    "start": gettext_noop("Reading the preferences"),
+    "data_report": gettext_noop("Loading the policy and scoring responses under the reference"),
+    "reference_cache": gettext_noop("Measuring the policy before the first step"),
+    "samples": gettext_noop("Taking the first step"),
+    "resume": gettext_noop("Going on from the last checkpoint"),
+    "stopped": gettext_noop("Stopped; waiting to go on"),
 }
 
 
@@ -35,7 +38,8 @@ class Events:
     def add(self, event: Mapping[str, Any]) -> None:
         """Take in one line."""
         kind = event.get("kind")
-        self.phase = PHASES.get(str(kind), self.phase)
+        if phase := PHASES.get(str(kind)):
+            self.phase = _(phase)
         if kind == "data_report":
             self.report = event
         elif kind == "error" and isinstance(event.get("data_report"), dict):

@@ -5,12 +5,21 @@ from typing import Any
 
 from django import forms
 from django.forms.boundfield import BoundField
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from training.models import Round
 from training.options import CONDITIONS, FURTHER, MAIN, OptionFields, only_for, shown
 from training.trainer.config import NEEDED
 
 IDLE = (None, "", "drop", "adapter")  # values by which an option says that it is not in use
+
+# What an objective needs, by the option that says it (training.trainer.config.NEEDED).
+NEEDS = {
+    "label_noise": gettext_noop("the share of votes that are wrong, at least 0 and below 0.5"),
+    "target_margin": gettext_noop("γ, in the units of the reward margin; half of beta is usual"),
+    "logratio": gettext_noop("sum, as in the paper, or mean, over tokens; beta differs with it"),
+}
 
 START = {
     "reference": Round.Reference.INITIAL,
@@ -61,7 +70,8 @@ class RoundForm(OptionFields):
             cleaned["objective"] = cleaned["objective"] or "dpo"
         for name in CONDITIONS:
             if self._in_use(name) and not self._applies(name):
-                self.add_error(name, f"Only for {only_for(name)}: leave it as it was.")
+                words = _("Only for %(what)s: leave it as it was.")
+                self.add_error(name, words % {"what": only_for(name)})
         self._check_needed(cleaned)
         if not self.held_out:
             self._check_without_held_out(cleaned)
@@ -71,13 +81,14 @@ class RoundForm(OptionFields):
         objective = cleaned.get("objective", "")
         name, what = NEEDED.get(objective, ("", ""))
         if name in cleaned and not self._in_use(name):
-            self.add_error(name, f"{shown('objective', objective)} needs this: {what}.")
+            words = {"objective": shown("objective", objective), "what": _(NEEDS.get(name, what))}
+            self.add_error(name, _("%(objective)s needs this: %(what)s.") % words)
 
     def _check_without_held_out(self, cleaned: dict[str, Any]) -> None:
         asked = {"early_stopping": cleaned.get("early_stopping"), "keep": cleaned.get("keep")}
         for name, value in asked.items():
             if value not in (None, "", "last"):
-                self.add_error(name, "Needs held-out pairs, and there are none yet.")
+                self.add_error(name, _("Needs held-out pairs, and there are none yet."))
 
     def _in_use(self, name: str) -> bool:
         return self.cleaned_data.get(name) not in IDLE
@@ -108,7 +119,7 @@ class RoundForm(OptionFields):
     def further(self) -> list[Group]:
         """The rest, by subject."""
         return [
-            Group(title=title, options=[self._option(name) for name in names])
+            Group(title=_(title), options=[self._option(name) for name in names])
             for title, names in FURTHER.items()
         ]
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext as _
+
 LN_2 = math.log(2)  # the loss of a policy that is its own reference
 LOW_LOSS = 0.05
 LOW_LOSS_SHARE = 0.1  # of all steps: so low so early, the learning rate is too high
@@ -25,6 +27,7 @@ MOST_FELL = 0.75
 # Sound rounds of the demo show 50 nats, since the estimate counts unlikely rejected responses in
 # full; the one whose language was lost (docs/lab-log.md) showed 96.
 FAR_KL = 80.0
+FAR = {"number": f"{FAR_KL:g}"}
 KL_CLAMP = 100.0  # nats; what a response counts at most (training/trainer/evaluate.py)
 LONGER = 1.25  # chosen over rejected, in tokens
 FEW_STEPS = 5  # no advice from fewer
@@ -111,16 +114,16 @@ def guides(key: str, course: Course) -> list[Guide]:
         case "margin":
             return [Guide(at=0.0, text="", warns=True, always=True)]
         case "accuracy":
-            return [Guide(at=COIN_TOSS, text="coin toss", warns=True, always=True)]
+            return [Guide(at=COIN_TOSS, text=_("coin toss"), warns=True, always=True)]
         case "rewards":
-            unlearned = Guide(at=UNLEARNED_REWARD, text="chosen", warns=True)
+            unlearned = Guide(at=UNLEARNED_REWARD, text=_("chosen"), warns=True)
             return [Guide(at=0.0, text="", always=True), *([unlearned] if _has_zero(aim) else [])]
         case "logratios":
             return [Guide(at=0.0, text="", always=True), *_fallen(course)]
         case "chosen_fell":
-            return [Guide(at=MOST_FELL, text="three in four", warns=True, always=True)]
+            return [Guide(at=MOST_FELL, text=_("three in four"), warns=True, always=True)]
         case "kl":
-            return [Guide(at=FAR_KL, text=f"{FAR_KL:g} nats", warns=True)]
+            return [Guide(at=FAR_KL, text=_("%(number)s nats") % FAR, warns=True)]
         case "length":
             rejected = mean(course.steps, "rejected_tokens")
             return [] if rejected is None else [_longer(rejected)]
@@ -141,11 +144,11 @@ def _fallen(course: Course) -> list[Guide]:
     rejected = course.recent("rejected_logratio")
     if rejected is None or rejected * FALLEN_SHARE > FALLEN_NATS:
         return []
-    return [Guide(at=rejected * FALLEN_SHARE, text="chosen", warns=True)]
+    return [Guide(at=rejected * FALLEN_SHARE, text=_("chosen"), warns=True)]
 
 
 def _longer(rejected: float) -> Guide:
-    return Guide(at=LONGER * rejected, text="rejected + 25 %", warns=True, always=True)
+    return Guide(at=LONGER * rejected, text=_("rejected + 25 %"), warns=True, always=True)
 
 
 def _has_zero(aim: Aim) -> bool:
@@ -174,17 +177,18 @@ def _loss(course: Course) -> list[str]:
     last = course.total * LOW_LOSS_SHARE
     early = [row["loss"] for row in course.steps if row["step"] <= last and "loss" in row]
     if course.aim.objective in ENDS_AT_0 and early and min(early) < LOW_LOSS:
-        return [
-            f"Below {LOW_LOSS} in the first tenth of the steps: the learning rate is too high, or "
-            "the pairs are too easy to tell apart."
-        ]
+        words = _(
+            "Below %(loss)s in the first tenth of the steps: the learning rate is too high, or the "
+            "pairs are too easy to tell apart."
+        )
+        return [words % {"loss": LOW_LOSS}]
     return []
 
 
 def _margin(course: Course) -> list[str]:
     last = course.recent("margin")
     if last is not None and last < 0:
-        return ["Below 0: the policy has come to prefer what people rejected."]
+        return [_("Below 0: the policy has come to prefer what people rejected.")]
     return []
 
 
@@ -195,11 +199,13 @@ def _accuracy(course: Course) -> list[str]:
     train = course.recent("accuracy")
     found = []
     if checked[-1] < COIN_TOSS:
-        found.append("Held-out accuracy is below a coin toss: do not promote this policy.")
+        found.append(_("Held-out accuracy is below a coin toss: do not promote this policy."))
     if train is not None and train - checked[-1] > MEMORIZED_GAP:
         found.append(
-            "Train is far above held-out: the pairs are being memorized. Fewer epochs, or more "
-            "pairs."
+            _(
+                "Train is far above held-out: the pairs are being memorized. Fewer epochs, or "
+                "more pairs."
+            )
         )
     return found
 
@@ -207,10 +213,11 @@ def _accuracy(course: Course) -> list[str]:
 def _rewards(course: Course) -> list[str]:
     last = course.recent("chosen_reward")
     if _has_zero(course.aim) and last is not None and last < UNLEARNED_REWARD:
-        return [
+        words = _(
             "Chosen responses have become much less likely too. Look at what it writes before you "
-            f"promote. {_closer(course.aim)}"
-        ]
+            "promote."
+        )
+        return [f"{words} {_closer(course.aim)}"]
     return []
 
 
@@ -219,47 +226,46 @@ def _logratios(course: Course) -> list[str]:
     if chosen is None or rejected is None:
         return []
     if chosen < FALLEN_NATS and chosen < FALLEN_SHARE * rejected:
-        return [
-            "Chosen falls with rejected: what both lose goes to responses that nobody has read. "
-            f"{_closer(course.aim)}"
-        ]
+        words = _(
+            "Chosen falls with rejected: what both lose goes to responses that nobody has read."
+        )
+        return [f"{words} {_closer(course.aim)}"]
     return []
 
 
 def _chosen_fell(course: Course) -> list[str]:
     share = course.checked("chosen_fell")
     if share is not None and share > MOST_FELL:
-        return [
-            "Most chosen responses have become less likely than under the reference. "
-            f"{_closer(course.aim)}"
-        ]
+        words = _("Most chosen responses have become less likely than under the reference.")
+        return [f"{words} {_closer(course.aim)}"]
     return []
 
 
 def _closer(aim: Aim) -> str:
     """What keeps chosen responses likely under the round's objective."""
-    ways = ["a lower learning rate"]
-    ways += ["a larger β"] if _has_zero(aim) else []
-    ways += ["a floor under chosen"] if aim.objective == "dpo" else []
-    *most, last = ways
-    return f"What helps: {', '.join(most)} or {last}." if most else f"What helps: {last}."
+    if aim.objective == "dpo":
+        return _("What helps: a lower learning rate, a larger β or a floor under chosen.")
+    if _has_zero(aim):
+        return _("What helps: a lower learning rate or a larger β.")
+    return _("What helps: a lower learning rate.")
 
 
 def _kl(course: Course) -> list[str]:
     last = course.recent("kl")
     if last is not None and last > FAR_KL:
-        return [
-            f"Above {FAR_KL:g} nats: the policy has left the reference. Expect repetition; lower "
+        words = _(
+            "Above %(number)s nats: the policy has left the reference. Expect repetition; lower "
             "the learning rate or take fewer epochs."
-        ]
+        )
+        return [words % FAR]
     return []
 
 
 def _length(course: Course) -> list[str]:
     chosen, rejected = mean(course.steps, "chosen_tokens"), mean(course.steps, "rejected_tokens")
     if chosen and rejected and chosen > LONGER * rejected:
-        return [
-            f"Chosen responses are {chosen / rejected - 1:.0%} longer than rejected ones: expect "
-            "longer answers."
-        ]
+        words = _(
+            "Chosen responses are %(share)s longer than rejected ones: expect longer answers."
+        )
+        return [words % {"share": f"{chosen / rejected - 1:.0%}"}]
     return []

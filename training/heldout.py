@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
 from labeling.intervals import wilson
 from training.curves import number
 
@@ -41,7 +44,8 @@ class Row:
         """Whether the change is for the better, where better has a direction."""
         if self.higher_is_better is None or self.before_text == self.after_text:
             return ""
-        return "better" if (self.after > self.before) == self.higher_is_better else "worse"
+        better = (self.after > self.before) == self.higher_is_better
+        return _("better") if better else _("worse")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +57,10 @@ class HeldOut:
 
 
 FIGURES = (
-    ("accuracy", "Reward accuracy", 2, True),
-    ("loss", "Loss", 3, False),
-    ("margin", "Reward margin", 2, True),
-    ("kl", "KL to the reference, nats", 2, None),
+    ("accuracy", gettext_noop("Reward accuracy"), 2, True),
+    ("loss", gettext_noop("Loss"), 3, False),
+    ("margin", gettext_noop("Reward margin"), 2, True),
+    ("kl", gettext_noop("KL to the reference, nats"), 2, None),
 )
 
 
@@ -79,7 +83,7 @@ def _row(
 ) -> Row:
     share = key == "accuracy" and pairs > 0
     return Row(
-        title=title,
+        title=_(title),
         before=before,
         after=after,
         digits=digits,

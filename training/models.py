@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from labeling.models import Policy, Project
 
@@ -10,11 +11,11 @@ from labeling.models import Policy, Project
 class RoundState(models.TextChoices):
     """Where a round is."""
 
-    QUEUED = "queued", "Queued"
-    RUNNING = "running", "Running"
-    SUCCEEDED = "succeeded", "Succeeded"
-    FAILED = "failed", "Failed"
-    CANCELLED = "cancelled", "Cancelled"
+    QUEUED = "queued", gettext_lazy("Queued")
+    RUNNING = "running", gettext_lazy("Running")
+    SUCCEEDED = "succeeded", gettext_lazy("Succeeded")
+    FAILED = "failed", gettext_lazy("Failed")
+    CANCELLED = "cancelled", pgettext_lazy("round", "Cancelled")
 
 
 LIVE_ROUND_STATES = (RoundState.QUEUED, RoundState.RUNNING)
@@ -40,8 +41,8 @@ class Round(models.Model):
     """One run of DPO over a snapshot, from a start policy, held to a reference policy."""
 
     class Reference(models.TextChoices):
-        INITIAL = "initial", "The initial policy"
-        START = "start", "Its own start"
+        INITIAL = "initial", gettext_lazy("The initial policy")
+        START = "start", gettext_lazy("Its own start")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="rounds")
     number = models.PositiveIntegerField(help_text="Counts up within the project.")

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 
 from django.db.models import F, Q
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from labeling.models import Comparison, Preference, Project, Split
+from labeling.models.comparisons import TRAINED_ON
 from labeling.overview import GOOD_ROUND_PAIRS, ROUND_PAIRS
 from labeling.services.promoting import serving_policy
 from training.models import LIVE_ROUND_STATES
@@ -12,10 +15,14 @@ from training.models import LIVE_ROUND_STATES
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing in the way of a round (`blocks`), or worth knowing before it."""
+    """One thing in the way of a round (`blocks`), or worth knowing before it.
+
+    `live` where it is that a round waits or runs.
+    """
 
     text: str
     blocks: bool
+    live: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +35,10 @@ class PairCounts:
 
 
 def count_pairs(project: Project) -> PairCounts:
-    """The pairs of standard comparisons, by side; undecided ones have even votes."""
-    pairs = Preference.objects.filter(
-        project=project, comparison__purpose=Comparison.Purpose.STANDARD
-    ).exclude(comparison__state=Comparison.State.RETIRED)
+    """The pairs of comparisons that are trained on, by side; undecided ones have even votes."""
+    pairs = Preference.objects.filter(project=project, comparison__purpose__in=TRAINED_ON).exclude(
+        comparison__state=Comparison.State.RETIRED
+    )
     decided = pairs.filter(votes_for__gt=F("votes_against"))
     held_out = Q(comparison__prompt__split=Split.HELD_OUT)
     return PairCounts(
@@ -45,19 +52,24 @@ def readiness(project: Project, pairs: PairCounts) -> list[Problem]:
     """Everything in the way of a round, then everything worth knowing."""
     problems = []
     if serving_policy(project) is None:
-        problems.append(Problem(text="No policy serves yet; register one first.", blocks=True))
+        text = _("No policy serves yet; register one first.")
+        problems.append(Problem(text=text, blocks=True))
     if project.rounds.filter(state__in=LIVE_ROUND_STATES).exists():
-        problems.append(Problem(text="A round is waiting or running.", blocks=True))
+        text = _("A round is waiting or running.")
+        problems.append(Problem(text=text, blocks=True, live=True))
     if pairs.train < ROUND_PAIRS:
         missing = ROUND_PAIRS - pairs.train
-        text = (
-            f"{missing} more decided pairs on the train side are needed (at least {ROUND_PAIRS})."
+        words = ngettext(
+            "%(missing)s more decided pair on the train side is needed (at least %(least)s).",
+            "%(missing)s more decided pairs on the train side are needed (at least %(least)s).",
+            missing,
         )
+        text = words % {"missing": missing, "least": ROUND_PAIRS}
         problems.append(Problem(text=text, blocks=True))
     elif pairs.train < GOOD_ROUND_PAIRS:
-        text = f"Only {pairs.train} decided pairs: expect a small change."
+        text = _("Only %(number)s decided pairs: expect a small change.") % {"number": pairs.train}
         problems.append(Problem(text=text, blocks=False))
     if pairs.held_out == 0:
-        text = "No decided pair is held out: the round's reward accuracy cannot be checked."
+        text = _("No decided pair is held out: the round's reward accuracy cannot be checked.")
         problems.append(Problem(text=text, blocks=False))
     return problems

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Max
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from jobs import queue
 from jobs.run_dir import read_json
@@ -88,7 +89,8 @@ def start_round(
             round_.job_id = job.pk
             round_.save(update_fields=["run_dir", "job_id"])
     except IntegrityError:
-        raise NotReady([Problem(text="Another round was started just now.", blocks=True)]) from None
+        text = _("Another round was started just now.")
+        raise NotReady([Problem(text=text, blocks=True, live=True)]) from None
     return round_
 
 

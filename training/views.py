@@ -7,6 +7,7 @@ from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 from django_htmx.http import HttpResponseClientRefresh
 
@@ -101,9 +102,11 @@ def cancel(request: PageRequest, slug: str, number: int) -> HttpResponse:
     found = get_object_or_404(project.rounds, number=number)
     if found.live:
         cancel_round(round_=found)
-        messages.info(request, f"Round {number} was asked to stop. Its last checkpoint is kept.")
+        words = _("Round %(number)s was asked to stop. Its last checkpoint is kept.")
+        messages.info(request, words % {"number": number})
     else:
-        messages.warning(request, f"Round {number} had ended already: {found.state}.")
+        ended = {"number": number, "state": found.get_state_display().lower()}
+        messages.warning(request, _("Round %(number)s had ended already: %(state)s.") % ended)
     return redirect("training:round", slug=slug, number=number)
 
 

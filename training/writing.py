@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
+
 from labeling.intervals import wilson
 from training.events import Events
 from training.heldout import Row
@@ -19,10 +22,10 @@ LONGER = 1.25  # answers growing by a quarter are what R-DPO and others call len
 MORE_REPETITION = 0.1
 FEWER_ENDED = 0.2  # share of answers that still stop by themselves
 FIGURES = (
-    ("tokens", "Mean length, tokens", 0, None),
-    ("tokens_p95", "One in twenty is longer than", 0, None),
-    ("repetition", "Repetition, share of 4-grams", 2, None),
-    ("ended", "Ended by themselves, share", 2, True),
+    ("tokens", gettext_noop("Mean length, tokens"), 0, None),
+    ("tokens_p95", gettext_noop("One in twenty is longer than"), 0, None),
+    ("repetition", gettext_noop("Repetition, share of 4-grams"), 2, None),
+    ("ended", gettext_noop("Ended by themselves, share"), 2, True),
 )
 
 
@@ -80,7 +83,7 @@ def _rows(before: Mapping[str, float], after: Mapping[str, float]) -> Iterator[R
             continue
         share = key == "ended" and prompts > 0
         yield Row(
-            title=title,
+            title=_(title),
             before=before[key],
             after=after[key],
             digits=digits,
@@ -94,18 +97,18 @@ def _warnings(before: Mapping[str, float], after: Mapping[str, float]) -> Iterat
     """What is wrong with the answers, in words and with what to do."""
     first, last = before.get("tokens"), after.get("tokens")
     if first and last and last > LONGER * first:
-        yield (
-            f"The answers to these prompts have become {last / first - 1:.0%} longer. Length is "
-            "the easiest thing to learn; if it was not meant, take a length penalty (with DPO) or "
-            "the mean log-probability a token."
-        )
+        yield _(
+            "The answers to these prompts have become %(share)s longer. Length is the easiest "
+            "thing to learn; if it was not meant, take a length penalty (with DPO) or the mean "
+            "log-probability a token."
+        ) % {"share": f"{last / first - 1:.0%}"}
     if _change(before, after, "repetition") > MORE_REPETITION:
-        yield (
+        yield _(
             "Answers repeat themselves: the policy is losing its language. Do not promote it; "
             "lower the learning rate or take fewer epochs."
         )
     if _change(before, after, "ended") < -FEWER_ENDED:
-        yield (
+        yield _(
             "Fewer answers come to an end by themselves. Look whether chosen responses were cut "
             "off when they were sampled: nobody can learn an ending from those."
         )

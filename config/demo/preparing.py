@@ -149,4 +149,4 @@ def _sign_in(project: Project, username: str, role: Role) -> SignIn:
     user.set_password(password)
     user.save(update_fields=["password"])
     Membership.objects.get_or_create(user=user, project=project, defaults={"role": role})
-    return SignIn(role=role.label, username=username, password=password)
+    return SignIn(role=str(role.label), username=username, password=password)

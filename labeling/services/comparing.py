@@ -75,7 +75,7 @@ def _check(responses: Sequence[Response]) -> None:
 
 
 def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
-    """Retire open and held comparisons nobody has judged whose responses all come from other policies.
+    """Retire what waits, nobody has judged and other policies alone have written.
 
     What a replaced policy wrote tells little about its successor; judged comparisons stay.
     Returns how many were retired. `keep_policy` is the id of the policy that serves now.

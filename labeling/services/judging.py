@@ -164,7 +164,7 @@ def _record(
     except BadTiers as error:
         return error
     # On PostgreSQL the lease may have gone while we waited for its comparison: then we are late.
-    if not Lease.objects.filter(pk=held.lease, token=token).delete()[0]:
+    if not statements.end_lease(lease=held.lease, token=token):
         return None
     own = standing.own(annotator.pk)
     if own is not None:

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from django.db.models import Q
-
 from labeling.models import Comparison, Judgment
+from labeling.services import statements
 from labeling.services.aggregating import write_preferences
 from labeling.services.assigning import shown_order
 
@@ -41,11 +40,11 @@ def lock(comparison: int) -> Comparison:
 
 def stand(comparison: Comparison, annotator: int, key: str = "") -> Standing:
     """Read under the lock. A judgment of the annotator with this key is in too, current or not."""
-    of_key = Q(annotator=annotator, key=key) if key else Q(pk=None)
-    current = Q(comparison=comparison, superseded_at__isnull=True)
-    judgments = list(Judgment.objects.filter(current | of_key).order_by("pk"))
-    slots = comparison.slots.order_by("index").values_list("response_id", flat=True)
-    return Standing(comparison=comparison, judgments=judgments, responses=list(slots))
+    return Standing(
+        comparison=comparison,
+        judgments=statements.judgments_of(comparison=comparison.pk, annotator=annotator, key=key),
+        responses=statements.responses_of(comparison=comparison.pk),
+    )
 
 
 def settle(standing: Standing) -> None:
@@ -53,7 +52,8 @@ def settle(standing: Standing) -> None:
     comparison, counted = standing.comparison, standing.counted()
     comparison.judged = len(counted)
     comparison.state = _state(comparison)
-    comparison.save(update_fields=["judged", "state"])
+    changed = {"judged": comparison.judged, "state": comparison.state}
+    Comparison.objects.filter(pk=comparison.pk).update(**changed)
     write_preferences(
         comparison=comparison,
         rankings=[one.tiers for one in counted],

@@ -94,6 +94,18 @@ _HELD = _fill("""
 """)
 
 
+_JUDGMENTS = _fill("""
+    SELECT id, comparison_id, annotator_id, key, tiers, surplus FROM {judgment}
+    WHERE comparison_id = %(comparison)s AND superseded_at IS NULL
+    OR annotator_id = %(annotator)s AND key = %(key)s
+    ORDER BY id
+""")
+_RESPONSES = _fill("""
+    SELECT response_id FROM {slot} WHERE comparison_id = %(comparison)s ORDER BY "index"
+""")
+_END = _fill("DELETE FROM {lease} WHERE id = %(lease)s AND token = %(token)s RETURNING id")
+
+
 class Queued(NamedTuple):
     """A comparison in the queue."""
 
@@ -196,6 +208,33 @@ def lock_held(*, annotator: int, token: UUID, sitting: datetime) -> Held | None:
     values = {"annotator": annotator, "token": token, "now": timezone.now(), "sitting": sitting}
     found = _rows(_HELD + _locking("c"), **values)
     return Held(*found[0]) if found else None
+
+
+def judgments_of(*, comparison: int, annotator: int, key: str) -> list[Judgment]:
+    """The current judgments of a comparison, and what the annotator sent with this key."""
+    rows = _rows(_JUDGMENTS, comparison=comparison, annotator=annotator, key=key)
+    return [
+        known(
+            Judgment,
+            id=pk,
+            comparison_id=comparison_id,
+            annotator_id=annotator_id,
+            key=key,
+            tiers=_json(tiers),
+            surplus=bool(surplus),
+        )
+        for pk, comparison_id, annotator_id, key, tiers, surplus in rows
+    ]
+
+
+def responses_of(*, comparison: int) -> list[int]:
+    """The ids of a comparison's responses, by slot."""
+    return [response for (response,) in _rows(_RESPONSES, comparison=comparison)]
+
+
+def end_lease(*, lease: int, token: UUID) -> bool:
+    """Delete a lease; whether it was still there under this token."""
+    return bool(_rows(_END, lease=lease, token=token))
 
 
 def _rows(statement: str, **values: Any) -> Sequence[Any]:

@@ -58,6 +58,8 @@ const judging = (() => {
     line.hidden = !number || !outbox.trouble;
     line.querySelector("[data-text]").textContent = troubleIn(outbox.trouble) ?? waits;
     line.querySelector("[data-sign-in]").hidden = !["signed-out", "someone-else"].includes(outbox.trouble);
+    const moment = shown().querySelector("[data-when-back]");
+    if (moment) moment.hidden = outbox.trouble !== "unreachable";
   };
 
   // --- Time ---------------------------------------------------------------------------------
@@ -92,10 +94,11 @@ const judging = (() => {
   // --- Cards --------------------------------------------------------------------------------
   const cardOf = (element) => ({ element, lease: element.dataset.lease, spent: 0, fresh: true });
 
+  const spentOn = (draft) => Number(draft?.active_ms) || 0;
+
   const parse = (html) => {
-    const holder = document.createElement("template");
-    holder.innerHTML = html;
-    return cardOf(holder.content.querySelector("#comparison"));
+    const page = new DOMParser().parseFromString(html, "text/html");
+    return cardOf(document.adoptNode(page.getElementById("comparison")));
   };
 
   const swap = (element) => {
@@ -122,9 +125,11 @@ const judging = (() => {
     swap(card.element);
     if (card.fresh) {
       card.fresh = false;
-      const draft = leftBehind(card.lease) ?? JSON.parse(card.element.querySelector("#judge-draft").textContent);
-      card.spent = Number(draft?.active_ms) || 0;
-      fields.fill(draft || {});
+      const kept = JSON.parse(card.element.querySelector("#judge-draft").textContent) || {};
+      const left = leftBehind(card.lease);
+      const draft = spentOn(left) > spentOn(kept) ? left : kept;
+      card.spent = spentOn(draft);
+      fields.fill(draft);
     } else fields.begin();
     draftDirty = false;
     prefetch();
@@ -180,8 +185,11 @@ const judging = (() => {
       next = null;
       return show(card);
     }
-    const wait = () => mine === turn && !nothingShown() && showTemplate("judge-moment");
-    const moment = setTimeout(wait, PATIENT);
+    const moment = setTimeout(() => {
+      if (mine !== turn || nothingShown()) return;
+      showTemplate("judge-moment");
+      showWaiting();
+    }, PATIENT);
     let found = null;
     while (!found) {
       await outbox.empty();
@@ -279,7 +287,7 @@ const judging = (() => {
     fields.fill(sent);
     current.spent = Number(sent.active_ms) || 0;
     fields.form().elements.confirmed.value = errors.confirmed ? "1" : "";
-    showError([said, ...Object.values(errors).flat()].filter(Boolean).join(" "));
+    showError(said);
   };
 
   const undo = async () => {

@@ -37,8 +37,9 @@ const fields = (() => {
 
   const cancel = (name) => {
     for (const one of extra(name).querySelectorAll("input, textarea")) {
-      if (one.type === "radio") one.checked = one.defaultChecked;
+      if (one.type === "radio") one.checked = one.value === "";
       else one.value = "";
+      begun.delete(one);
     }
     fold(name);
     form().dispatchEvent(new Event("change", { bubbles: true }));
@@ -58,6 +59,7 @@ const fields = (() => {
     const rated = form().querySelector("[data-rated]");
     if (rated) rated.textContent = `${form().querySelectorAll(".rate :checked").length}/${form().querySelectorAll(".rate").length}`;
     const chip = form().querySelector("[data-flag-chip]");
+    if (!chip) return;
     chip.hidden = !filled.flag_reason || extra("flag").open;
     const words = (name) => checked(name)?.labels[0].querySelector("span").firstChild.data.trim();
     chip.querySelector("[data-text]").textContent = `${words("flag_reason")} · ${words("flag_place")}`;
@@ -134,7 +136,8 @@ const fields = (() => {
     const ratings = form().querySelector("[data-ratings]");
     if (ratings && narrow.matches) ratings.open = false; // the answers need the room
     if (data.rationale && extra("reason")) extra("reason").open = true;
-    if (data.rewrite_text) extra("rewrite").open = true;
+    if (data.rewrite_text && extra("rewrite")) extra("rewrite").open = true;
+    if (extra("flag")) extra("flag").open = false; // what it says is told in a line
     begin();
   };
 

@@ -14,8 +14,7 @@ const server = (() => {
   const SMALL = 30 * 1024; // bytes: what browsers go on sending while a page closes
   const PASSING = [408, 425, 429];
   const desk = () => document.getElementById("judge-desk").dataset;
-  const counts = () => document.getElementById("judge-counts");
-  const token = () => counts().querySelector("[name=csrfmiddlewaretoken]").value;
+  const token = () => document.querySelector("[name=csrfmiddlewaretoken]").value;
 
   const reach = async (url, options) => {
     try {
@@ -57,6 +56,7 @@ const server = (() => {
     try {
       return { status, data: JSON.parse(said) };
     } catch {
+      if (status >= 400) return { status, data: {} }; // refused, in no words of ours
       throw new Trouble("signed-out");
     }
   };

@@ -63,7 +63,7 @@ const ranking = (() => {
       document.querySelector(`[data-place-of="${letter}"]`).value = place < 0 ? "" : String(place + 1);
       document.getElementById(`place-${letter}`).classList.toggle("ranked", place >= 0);
       for (const rank of document.querySelectorAll(`[data-rank="${letter}"]`)) {
-        rank.textContent = place < 0 ? "" : wordsFor(place);
+        rank.textContent = place < 0 ? "" : rank.closest(".switch") ? place + 1 : wordsFor(place);
       }
     }
     document.querySelector("[data-tie]").setAttribute("aria-pressed", String(tie));

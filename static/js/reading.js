@@ -14,6 +14,7 @@ const reading = (() => {
   const body = document.body;
   const card = () => document.getElementById("comparison");
   const breath = () => new Promise((resolve) => setTimeout(resolve));
+  const frame = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
   const press = (action, on) => {
     for (const button of document.querySelectorAll(`[data-action="${action}"]`)) {
       button.setAttribute("aria-pressed", String(on));
@@ -181,37 +182,43 @@ const reading = (() => {
       const place = element.querySelector(`[data-place="${side.dataset.of}"]`);
       place.querySelector(".differences")?.remove();
       place.append(document.adoptNode(side));
+      await frame(); // thousands of marks take a while to lay out: one answer at a time
     }
     element.dataset.against = against;
+  };
+
+  const markDifferences = (tools) => {
+    // Said before and after each mark to those who hear the page; CSS puts it there.
+    for (const word of ["differs", "same"]) {
+      body.style.setProperty(`--${word}`, JSON.stringify(` [${tools.dataset[word]}] `));
+    }
+    press("differences", differing);
+    body.classList.toggle("show-differences", differing);
+    const choice = tools.querySelector(".against");
+    if (choice) choice.hidden = !differing;
   };
 
   const showDifferences = async (on) => {
     const element = card();
     const tools = element.querySelector("[data-differences]");
     differing = on;
-    press("differences", on);
     if (!tools) return;
+    const { done, failed } = tools.querySelector("[data-reading-status]").dataset;
+    markDifferences(tools);
+    say("");
     if (on) {
       try {
         await compare(element, tools);
-        if (element === card() && differing) say(tools.querySelector("[data-reading-status]").dataset.done);
+        if (element === card() && differing) say(done);
       } catch (error) {
         if (!(error instanceof TypeError)) throw error;
-        if (element !== card()) return;
+        if (element !== card()) return; // the next card has its own
         differing = false;
-        press("differences", false);
-        say(tools.querySelector("[data-reading-status]").dataset.failed, true);
+        markDifferences(tools);
+        say(failed, true);
       }
-    } else say("");
-    if (element !== card()) return; // the next card has its own
-    // Said before and after each mark to those who hear the page; CSS puts it there.
-    for (const word of ["differs", "same"]) {
-      body.style.setProperty(`--${word}`, JSON.stringify(` [${tools.dataset[word]}] `));
     }
-    body.classList.toggle("show-differences", differing);
-    const choice = tools.querySelector(".against");
-    if (choice) choice.hidden = !differing;
-    measure();
+    if (element === card()) measure();
   };
 
   // --- Long texts ---------------------------------------------------------------------------
@@ -239,7 +246,7 @@ const reading = (() => {
         link.parentElement.before(next);
         first ??= next;
         dataset.rest = answer.headers.get("X-Next-From") ?? "";
-        await new Promise(requestAnimationFrame);
+        await frame();
       }
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
@@ -293,12 +300,20 @@ const reading = (() => {
   });
 
   document.addEventListener("judge:shown", (event) => begin(event.detail));
+  // To the last of the earlier turns. Again and again: those near the window are
+  // laid out only then, and grow.
+  const toLastTurn = async (turns) => {
+    for (let times = 0; times < 3; times += 1) {
+      turns.scrollTop = turns.scrollHeight;
+      await frame();
+    }
+  };
+
   document.addEventListener(
     "toggle",
     ({ target }) => {
       openScrollers(target);
-      const turns = target.open && target.querySelector(":scope > .turns");
-      if (turns) turns.scrollTop = turns.scrollHeight; // to the last of them
+      if (target.matches(".earlier[open]")) toLastTurn(target.querySelector(".turns"));
     },
     true,
   );

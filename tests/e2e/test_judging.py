@@ -191,21 +191,6 @@ def test_a_phone_ranks_by_touch(project: Project, ada: User, open_page: Callable
     expect(page.get_by_text("Saved: B over C over A.")).to_be_visible()
 
 
-def test_a_double_press_and_the_back_button_are_harmless(
-    project: Project, ada: User, open_page: Callable[..., Any]
-) -> None:
-    for _ in range(3):
-        make_comparison(project=project)
-    page = open_page(ada, "/")
-    page.goto(JUDGE)
-    page.locator(".step").first.dblclick()
-    expect(page.locator("#judge-counts")).to_have_text(re.compile("1 today"))
-    page.go_back()
-    page.go_forward()
-    expect(page.locator("#judge-counts")).to_have_text(re.compile("1 today.*2 left"))
-    assert Judgment.objects.count() == 1
-
-
 def test_a_session_that_ended_leads_to_the_sign_in_page(
     project: Project, ada: User, open_page: Callable[..., Any]
 ) -> None:

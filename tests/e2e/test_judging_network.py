@@ -41,7 +41,9 @@ def sign_in(page: Any, user: User) -> None:
     client = Client()
     client.force_login(user)
     value = client.cookies[settings.SESSION_COOKIE_NAME].value
-    page.context.add_cookies([{"name": "sid", "value": value, "url": page.url.removesuffix("healthz")}])
+    page.context.add_cookies(
+        [{"name": "sid", "value": value, "url": page.url.removesuffix("healthz")}]
+    )
 
 
 def test_a_cut_line_stops_nobody_and_every_verdict_arrives_once_and_in_order(
@@ -170,6 +172,28 @@ def test_a_double_press_the_back_button_and_a_second_tab_are_harmless(
     expect(second.locator("#judge-counts")).to_have_text(re.compile("2 today.*2 left"))
     second.close()
     assert [one.strength for one in Judgment.objects.order_by("pk")] == [3, 2]
+
+
+def test_a_verdict_that_the_server_refuses_comes_back_as_it_was_sent(
+    project: Project, ada: User, open_page: Callable[..., Any]
+) -> None:
+    for _ in range(2):
+        make_comparison(project=project)
+    page = open_page(ada, JUDGE)
+    fetched_ahead(page)
+    lease = page.locator("#comparison").get_attribute("data-lease")
+    project.rationale = Rationale.REQUIRED  # a manager's change that the page knows nothing of
+    project.save()
+    page.keyboard.press("3")
+    expect(page.get_by_role("alert").get_by_text("Write down why.")).to_be_visible()
+    expect(page.locator("#comparison")).to_have_attribute("data-lease", lease)
+    expect(page.get_by_role("button", name="A slightly")).to_have_attribute("aria-pressed", "true")
+    assert not Judgment.objects.exists()
+    page.keyboard.press("r")
+    page.keyboard.type("It is shorter.")
+    page.keyboard.press("Control+Enter")
+    expect(page.get_by_text("Saved: A slightly.")).to_be_visible()
+    assert Judgment.objects.get().rationale == "It is shorter."
 
 
 def test_what_is_filled_in_outlives_the_page(
