@@ -13,11 +13,11 @@ EXPORTERS = (Role.MANAGER, Role.CONSUMER)
 def project_for(user: User, slug: str, roles: tuple[Role, ...]) -> Project:
     """The project if the user has one of these roles in it; else 404.
 
-    `project.role` and `project.membership` are set, and its guidelines are read with it.
+    `project.role` and `project.membership` are set.
     """
     membership = (
         Membership.objects.filter(user=user, project__slug=slug, role__in=roles)
-        .select_related("project__guidelines")
+        .select_related("project")
         .first()
     )
     if membership is None:

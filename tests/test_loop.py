@@ -13,8 +13,8 @@ from generation.services import CannotGenerate, start_batch
 from jobs.models import Job
 from labeling.models import Comparison, Policy, Project, Response
 from labeling.services import assigning, judging
-from labeling.services.verdicts import Verdict
 from labeling.services.promoting import promote, register_policy, serving_policy
+from labeling.services.verdicts import Verdict
 from tests.builders import make_project, make_prompt, make_user
 from training.models import Round, RoundState
 from training.services import NotReady, start_round

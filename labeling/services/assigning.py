@@ -124,8 +124,11 @@ def hold(
 
 @transaction.atomic
 def give_back(*, annotator: User, tokens: Collection[UUID]) -> None:
-    """Let go of comparisons that the annotator holds and has not judged."""
-    Lease.objects.filter(annotator=annotator, token__in=tokens).delete()
+    """Let go of comparisons that the annotator holds and has not judged.
+
+    Another tab may still show one: like a lease that ran out, its token still takes a verdict.
+    """
+    Lease.objects.filter(annotator=annotator, token__in=tokens).update(expires_at=timezone.now())
 
 
 @transaction.atomic
@@ -247,7 +250,7 @@ def _comparison(project: Project, queued: Queued) -> Comparison:
 def _create_lease(comparison: Comparison, annotator: User) -> Lease:
     now = timezone.now()
     lease = Lease(comparison=comparison, annotator=annotator, taken_at=now, expires_at=now + LEASE)
-    lease.pk = statements.take_lease(
+    lease.pk, lease.token = statements.take_lease(
         comparison=comparison.pk,
         annotator=annotator.pk,
         token=lease.token,

@@ -70,8 +70,8 @@ _TAKE = _fill("""
     INSERT INTO {lease} (comparison_id, annotator_id, token, taken_at, expires_at, draft)
     VALUES (%(comparison)s, %(annotator)s, %(token)s, %(now)s, %(expires)s, '{{}}')
     ON CONFLICT (comparison_id, annotator_id) DO UPDATE SET
-        token = excluded.token, taken_at = excluded.taken_at, expires_at = excluded.expires_at
-    RETURNING id
+        taken_at = excluded.taken_at, expires_at = excluded.expires_at
+    RETURNING id, token
 """)
 _SHOWN = _fill("""
     SELECT s.id, s."index", r.id, r.text, p.id, p.messages, own.draft, {live}
@@ -170,9 +170,14 @@ def first_in_queue(
     return Queued(*found[0]) if found else None
 
 
-def take_lease(*, comparison: int, annotator: int, token: UUID, expires: datetime) -> int:
-    """A lease's id. It takes the place of the annotator's own that ran out, whose draft stays."""
-    ((pk,),) = _rows(
+def take_lease(
+    *, comparison: int, annotator: int, token: UUID, expires: datetime
+) -> tuple[int, UUID]:
+    """A lease's id and token. The annotator's own that ran out lives again, with its draft.
+
+    It keeps its token, too: an older page that shows the comparison may still send its verdict.
+    """
+    ((pk, kept),) = _rows(
         _TAKE,
         comparison=comparison,
         annotator=annotator,
@@ -180,7 +185,7 @@ def take_lease(*, comparison: int, annotator: int, token: UUID, expires: datetim
         now=timezone.now(),
         expires=expires,
     )
-    return int(pk)
+    return int(pk), UUID(str(kept))
 
 
 def shown_slots(*, comparison: int, annotator: int) -> list[Shown]:

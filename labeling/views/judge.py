@@ -85,7 +85,7 @@ def next_card(request: PageRequest, slug: str) -> HttpResponse:
     except assigning.LimitReached:
         return JsonResponse({"card": None, "said": _day_is_full()})
     if assignment is None:
-        return JsonResponse({"card": None, "said": _("Nothing left to judge.")})
+        return JsonResponse({"card": None, "said": ""})
     return JsonResponse(_card(request, project, assignment))
 
 
@@ -115,15 +115,15 @@ def give_back(request: PageRequest, slug: str) -> HttpResponse:
 def counts(request: PageRequest, slug: str) -> HttpResponse:
     """How many verdicts today, in all, and comparisons left: a fragment."""
     project = project_for(request.user, slug, JUDGES)
-    mine = {"project": project, "annotator": request.user}
-    left = assigning.left_for(**mine, at_most=MOST_LEFT)
+    user = request.user
+    left = assigning.left_for(project=project, annotator=user, at_most=MOST_LEFT)
     every = Judgment.objects.current().filter(
-        annotator=request.user, comparison__project=project, rewrite_of=None
+        annotator=user, comparison__project=project, rewrite_of=None
     )
     context = {
-        "today": assigning.judged_today(**mine),
+        "today": assigning.judged_today(project, user),
         "in_all": every.count(),
-        "left": left + assigning.held_open(**mine),
+        "left": left + assigning.held_open(project=project, annotator=user),
         "more_left": left == MOST_LEFT,
         "daily_limit": _daily_limit(project),
     }
@@ -186,7 +186,7 @@ def _answer(
 
 def _refuse(request: PageRequest, project: Project, form: SkipForm) -> HttpResponse:
     """What was sent cannot be read: nothing was written, and the page keeps what was filled in."""
-    said = " ".join(text for texts in form.errors.values() for text in texts)
+    said = " ".join(str(text) for texts in form.errors.values() for text in texts)
     if _wants_json(request):
         codes = [error.code for errors in form.errors.as_data().values() for error in errors]
         answer = {"state": "invalid", "said": said, "errors": form.errors, "codes": codes}
