@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks labeling`: annotators over HTTP on a record of a million comparisons.
 
-The site as an operator runs it (gunicorn, 2 workers of 8 threads) and the crowd share the machine.
+The site as an operator runs it (gunicorn, 4 workers of 2 threads) and the crowd share the machine.
 On SQLite and on a PostgreSQL server of its own (fsync on), each in turn:
 
 - 100 annotators who think 3 to 10 s, the next comparison fetched ahead: p95 of next and submit;

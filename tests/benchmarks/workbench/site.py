@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 from tests.benchmarks.environment import ROOT
 
-WORKERS, THREADS = 2, 8
+WORKERS, THREADS = 4, 2
 
 
 class Bench:
