@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SLUG = preparing.SLUG
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
+ANNOTATORS = ("judge", "guide", "history", "own-settings")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -50,8 +51,8 @@ class Command(BaseCommand):
         with Site(options["port"]) as site:
             for theme in ("light", "dark"):
                 for person, paths in (
-                    (annotator, ["judge"]),
-                    (manager, [name for name in pages if name != "judge"]),
+                    (annotator, ANNOTATORS),
+                    (manager, [name for name in pages if name not in ANNOTATORS]),
                 ):
                     with _signed_in(site, person, theme, DESKTOP) as context:
                         for name in paths:
@@ -85,6 +86,13 @@ def _pages(project: Project) -> dict[str, str]:
         "policies": reverse("labeling:policies", args=[SLUG]),
         "preferences": reverse("labeling:preferences", args=[SLUG]),
         "batches": reverse("generation:batches", args=[SLUG]),
+        "people": reverse("labeling:people", args=[SLUG]),
+        "queue": reverse("labeling:queue", args=[SLUG]),
+        "flags": reverse("labeling:flags", args=[SLUG]),
+        "settings": reverse("labeling:project_settings", args=[SLUG]),
+        "guide": reverse("labeling:guide", args=[SLUG]),
+        "history": reverse("labeling:history", args=[SLUG]),
+        "own-settings": reverse("own_settings"),
     }
 
 
