@@ -188,7 +188,7 @@ def _enqueue(batch: Batch, *, waits: bool) -> int:
 
 
 def _next_number(project: Project) -> int:
-    Project.objects.select_for_update().get(pk=project.pk)
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     return (project.batches.aggregate(last=Max("number"))["last"] or 0) + 1
 
 
@@ -211,7 +211,7 @@ def resume_batch(*, batch: Batch, actor: User | None) -> Batch:
     """
     try:
         with transaction.atomic():
-            Project.objects.select_for_update().get(pk=batch.project_id)
+            Project.objects.select_for_update(no_key=True).get(pk=batch.project_id)
             batch.refresh_from_db()
             if batch.live:
                 raise BatchLive

@@ -6,9 +6,10 @@ from typing import Any
 
 from django.urls import reverse
 
+from labeling.forms import RANKING
 from labeling.models import Judgment, Project
 from labeling.services.assigning import Assignment
-from labeling.wording import SCALE, letter
+from labeling.wording import SCALE, choice_of, letter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +46,30 @@ def card_context(
         "criteria": project.criteria,
         "draft": assignment.lease.draft,
     }
+
+
+def draft_of(judgment: Judgment) -> dict[str, str]:
+    """A verdict, and all that came with it, as the form's fields hold it."""
+    place = {slot: letter(number) for number, slot in enumerate(judgment.shown_order)}
+    draft = {"choice": choice_of(judgment), "rationale": judgment.rationale}
+    if draft["choice"] == RANKING:
+        for rank, tier in enumerate(judgment.tiers, 1):
+            draft |= {f"place_{place[slot]}": str(rank) for slot in tier}
+    for criterion, ratings in judgment.ratings.items():
+        for slot, rating in ratings.items():
+            draft[f"rating_{criterion}_{place[int(slot)]}"] = str(rating)
+    flag = judgment.flags.order_by("pk").first()
+    if flag is not None:
+        where = "" if flag.slot is None else place[flag.slot]
+        draft |= {"flag_reason": flag.reason, "flag_place": where, "flag_note": flag.note}
+    return draft | _rewrite_draft(judgment, place)
+
+
+def _rewrite_draft(judgment: Judgment, place: dict[int, str]) -> dict[str, str]:
+    """The rewrite that was sent with the verdict, if there was one."""
+    rewrite = judgment.rewrites.first()
+    if rewrite is None:
+        return {}
+    written, original = rewrite.comparison.slots.select_related("response").order_by("index")
+    slot = judgment.comparison.slots.get(response=original.response_id)
+    return {"rewrite_place": place[slot.index], "rewrite_text": written.response.text}

@@ -96,9 +96,11 @@ class VerdictForm(SkipForm):
     rewrite_place = PlaceField()
     rewrite_text = forms.CharField(max_length=MAX_TEXT, required=False, strip=False)
     confirmed = forms.BooleanField(required=False)
+    guidelines = forms.IntegerField(required=False)
 
     def __init__(self, *args: Any, project: Project, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.project = project
         for name in LETTERS if self.data.get("choice") == RANKING else "":
             self.fields[f"place_{name}"] = forms.IntegerField(
                 min_value=1, max_value=MAX_PLACES, required=False
@@ -133,6 +135,13 @@ class VerdictForm(SkipForm):
         text: str = self.cleaned_data["rewrite_text"]
         return text.replace("\r\n", "\n")
 
+    def clean_guidelines(self) -> int | None:
+        """The version that the page showed, if it is one of the project's."""
+        shown: int | None = self.cleaned_data["guidelines"]
+        if shown is None or shown == self.project.guidelines_id:
+            return shown
+        return shown if self.project.versions.filter(pk=shown).exists() else None
+
     def verdict(self) -> Verdict:
         """The verdict, of places."""
         cleaned = self.cleaned_data
@@ -145,6 +154,7 @@ class VerdictForm(SkipForm):
             flags=self.flags(),
             rewrite=self._rewrite(),
             active_ms=cleaned.get("active_ms") or 0,
+            guidelines=cleaned["guidelines"],
         )
 
     def _rating_fields(self) -> list[str]:

@@ -178,6 +178,7 @@ def judge(
         active_ms=active_ms,
     )
     judgment = record_judgment(
+        project=comparison.project,
         annotator=annotator,
         token=lease.token,
         verdict=verdict,

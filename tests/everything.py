@@ -202,7 +202,11 @@ def _judge_with_everything(comparison: Comparison, annotator: User, say: Say) ->
         active_ms=7000,
     )
     return judging.record_judgment(
-        annotator=annotator, token=lease.token, verdict=verdict, key="everything"
+        project=comparison.project,
+        annotator=annotator,
+        token=lease.token,
+        verdict=verdict,
+        key="everything",
     )
 
 
@@ -210,7 +214,7 @@ def _skip_with_a_flag(comparison: Comparison, annotator: User, say: Say) -> None
     lease = lease_again(comparison=comparison, annotator=annotator)
     assert lease is not None
     flag = FlagGiven(reason=Flag.Reason.CANNOT_JUDGE, note=say("I know no French.")[:NOTE])
-    judging.skip(annotator=annotator, token=lease.token, flags=[flag])
+    judging.skip(project=comparison.project, annotator=annotator, token=lease.token, flags=[flag])
 
 
 def _practise(project: Project, annotator: User) -> PracticeAnswer:

@@ -83,6 +83,7 @@ def judge_everything(project: Project) -> int:
         slots = sorted(assignment.slots, key=lambda slot: len(slot.response.text))
         verdict = Verdict(tiers=[[slot.index] for slot in slots])
         judging.record_judgment(
+            project=project,
             annotator=assignment.lease.annotator,
             token=assignment.lease.token,
             verdict=verdict,

@@ -163,5 +163,5 @@ def _free_name(round_: Round) -> str:
 
 
 def _next_number(project: Project) -> int:
-    Project.objects.select_for_update().get(pk=project.pk)
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     return (project.rounds.aggregate(last=Max("number"))["last"] or 0) + 1

@@ -20,6 +20,7 @@ from labeling.models import (
     Comparison,
     Judgment,
     Lease,
+    Membership,
     Project,
     Prompt,
     Response,
@@ -82,10 +83,11 @@ def next_assignment(
             return assignment_of(lease) if lease else None
     if len(own) >= AT_ONCE:
         return None
-    if daily_limit is not None and len(own) + judged_today(project, annotator) >= daily_limit:
-        raise LimitReached
     start = own[-1][1] if own else _place_on_circle(project, annotator)
-    return _take(project, annotator, start)
+    taken = _take(project, annotator, start, daily_limit)
+    if isinstance(taken, LimitReached):
+        raise taken
+    return taken
 
 
 def assignment_of(lease: Lease) -> Assignment:
@@ -177,7 +179,9 @@ def _midnight() -> datetime:
 
 
 @transaction.atomic(savepoint=False)
-def _take(project: Project, annotator: User, start: int) -> Assignment | None:
+def _take(
+    project: Project, annotator: User, start: int, daily_limit: int | None
+) -> Assignment | LimitReached | None:
     """Lease the first comparison in this annotator's order that has a free place.
 
     On PostgreSQL a row that somebody else is taking is passed over (SKIP LOCKED). Whoever was
@@ -185,6 +189,8 @@ def _take(project: Project, annotator: User, start: int) -> Assignment | None:
     ours among them, when the slots are read; on SQLite the IMMEDIATE transaction lets one writer
     in at a time.
     """
+    if daily_limit is not None and _day_is_full(project, annotator, daily_limit):
+        return LimitReached()
     for _ in range(TRIES):
         queued = _first_in_order(project, annotator, start)
         if queued is None:
@@ -193,8 +199,16 @@ def _take(project: Project, annotator: User, start: int) -> Assignment | None:
         shown = statements.shown_slots(comparison=queued.pk, annotator=annotator.pk)
         if queued.judged + shown[0].live <= queued.overlap:
             return _assignment(lease, shown)
-        lease.delete()
+        Lease.objects.filter(pk=lease.pk).update(expires_at=timezone.now())
     return None
+
+
+def _day_is_full(project: Project, annotator: User, daily_limit: int) -> bool:
+    """Counted while the membership is locked: requests side by side do not get past the limit."""
+    membership = Membership.objects.filter(user=annotator, project=project)
+    list(membership.select_for_update(no_key=True))
+    held = statements.own_leases(project=project.pk, annotator=annotator.pk)
+    return len(held) + judged_today(project, annotator) >= daily_limit
 
 
 def _first_in_order(project: Project, annotator: User, start: int) -> Queued | None:

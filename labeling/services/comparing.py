@@ -7,8 +7,6 @@ from django.db import transaction
 
 from labeling.models import Comparison, Lease, Policy, Project, Response, Slot
 
-WAITING = (Comparison.State.OPEN, Comparison.State.HELD)
-
 
 class CannotCompare(ValueError):
     """Responses that make no comparison: too few, of several prompts, or with equal texts."""
@@ -75,14 +73,14 @@ def _check(responses: Sequence[Response]) -> None:
 
 
 def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
-    """Retire what waits, nobody has judged and other policies alone have written.
+    """Retire what is open, nobody has judged and other policies alone have written.
 
     What a replaced policy wrote tells little about its successor; judged comparisons stay.
     Returns how many were retired. `keep_policy` is the id of the policy that serves now.
     """
     stale = Comparison.objects.filter(
         project=project,
-        state__in=WAITING,
+        state=Comparison.State.OPEN,
         purpose=Comparison.Purpose.STANDARD,
         judged=0,
         slots__response__policy__isnull=False,
@@ -90,7 +88,7 @@ def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
     # The conditions again, outside: PostgreSQL rechecks only these after it waited for a row
     # that somebody was judging. What somebody is looking at stays open.
     return (
-        Comparison.objects.filter(pk__in=stale.values("pk"), judged=0, state__in=WAITING)
+        Comparison.objects.filter(pk__in=stale.values("pk"), judged=0, state=Comparison.State.OPEN)
         .exclude(pk__in=Lease.objects.live().values("comparison"))
         .update(state=Comparison.State.RETIRED)
     )

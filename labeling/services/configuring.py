@@ -49,7 +49,7 @@ def configure(*, project: Project, actor: User, **changes: Unpack[Settings]) -> 
     another text become a new version by `actor`. A criterion keeps its key when it is reworded;
     one that is left out is no longer asked for, and what people rated on it stays.
     """
-    locked = Project.objects.select_for_update().get(pk=project.pk)
+    locked = Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     columns = {name: value for name, value in changes.items() if name in OWN_COLUMNS}
     if "name" in changes:
         columns["name"] = " ".join(changes["name"].split())
@@ -76,7 +76,9 @@ def publish_guidelines(*, project: Project, text: str, author: User | None) -> G
 
     Earlier versions stay: judgments name the one they were made under.
     """
-    locked = Project.objects.select_for_update(of=("self",)).select_related("guidelines")
+    locked = Project.objects.select_for_update(of=("self",), no_key=True).select_related(
+        "guidelines"
+    )
     current = locked.get(pk=project.pk).guidelines
     if same_text(text, current.text if current else ""):
         return None

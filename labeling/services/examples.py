@@ -75,7 +75,7 @@ def add_example(*, judgment: Judgment, explanation: str, author: User) -> Exampl
     example already.
     """
     comparison = judgment.comparison
-    Project.objects.select_for_update().get(pk=comparison.project_id)
+    Project.objects.select_for_update(no_key=True).get(pk=comparison.project_id)
     check_addable(judgment=judgment, author=author)
     if not explanation.strip():
         raise CannotAdd(_("Explain the verdict: the reasons are what people learn from."))
@@ -100,6 +100,8 @@ def check_addable(*, judgment: Judgment, author: User) -> None:
     """CannotAdd where this verdict makes no example, whatever explains it."""
     if judgment.annotator_id != author.pk or judgment.superseded_at is not None:
         raise CannotAdd(_("This is not your verdict any more: make an example of a present one."))
+    if judgment.comparison.state in (Comparison.State.OPEN, Comparison.State.HELD):
+        raise CannotAdd(_("Others are still asked about this comparison: wait until it is judged."))
     responses = set(judgment.comparison.slots.values_list("response", flat=True))
     if _is_shown(judgment.comparison.project, responses):
         raise CannotAdd(_("These answers are an example already; remove it first to explain anew."))

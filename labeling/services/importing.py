@@ -109,7 +109,7 @@ def _lock_project(slug: str) -> Project:
         raise CannotImport(f"a project's slug has at most {MAX_SLUG_LENGTH} characters")
     name = slug.replace("-", " ").replace("_", " ").strip().capitalize() or slug
     project, _ = Project.objects.get_or_create(slug=slug, defaults={"name": name})
-    return Project.objects.select_for_update().get(pk=project.pk)
+    return Project.objects.select_for_update(no_key=True).get(pk=project.pk)
 
 
 def _chunks(rows: Sequence[RowT]) -> Iterator[Sequence[RowT]]:

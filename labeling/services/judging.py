@@ -1,7 +1,7 @@
 """Verdicts. The only writer of judgments, skips and flags, but for imported judgments."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db import transaction
@@ -32,7 +32,13 @@ class TooLate(Exception):
 
 
 def record_judgment(
-    *, annotator: User, token: UUID, verdict: Verdict, key: str, placed: bool = False
+    *,
+    project: Project,
+    annotator: User,
+    token: UUID,
+    verdict: Verdict,
+    key: str,
+    placed: bool = False,
 ) -> Judgment:
     """Write a verdict, and the preferences that follow from it, in one transaction.
 
@@ -41,7 +47,7 @@ def record_judgment(
     overlap, the verdict is kept as surplus and does not count: work is never thrown away.
     BadTiers, Conflict or NotHeld otherwise, with nothing written.
     """
-    written = _record(annotator, token, verdict, key, placed)
+    written = _record(project, annotator, token, verdict, key, placed)
     if isinstance(written, BadTiers):
         raise written
     return written or _repeated(annotator, verdict, key, placed)
@@ -62,15 +68,19 @@ def rejudge(*, judgment: Judgment, verdict: Verdict, key: str, placed: bool = Fa
     own = standing.own(judgment.annotator_id)
     if own is None or own.pk != judgment.pk:
         raise TooLate(_("This verdict was already changed or taken back."))
-    _check_changeable(own, standing.comparison)
+    _check_changeable(_begun(own), standing.comparison)
     _supersede(own, standing)
-    return _write(standing, own.annotator_id, whole, key, own.sitting_place, surplus=own.surplus)
+    place = _sitting_place(own.annotator_id)
+    return _write(standing, own.annotator_id, whole, key, place, surplus=own.surplus)
 
 
 def changeable(judgment: Judgment) -> bool:
-    """Whether its annotator may still take it back or judge again. Reads comparison and project."""
+    """Whether its annotator may still take it back or judge again. Reads comparison and project.
+
+    A verdict that was changed before may be refused all the same: its window began with the first.
+    """
     try:
-        _check_changeable(judgment, judgment.comparison)
+        _check_changeable(judgment.created_at, judgment.comparison)
     except TooLate:
         return False
     return judgment.superseded_at is None
@@ -86,7 +96,7 @@ def undo(*, judgment: Judgment) -> Lease | None:
     own = standing.own(judgment.annotator_id)
     if own is None or own.pk != judgment.pk:
         return None
-    _check_changeable(own, standing.comparison)
+    _check_changeable(_begun(own), standing.comparison)
     _supersede(own, standing)
     settle(standing)
     return assigning.lease_again(comparison=standing.comparison, annotator=judgment.annotator)
@@ -94,16 +104,24 @@ def undo(*, judgment: Judgment) -> Lease | None:
 
 @transaction.atomic
 def skip(
-    *, annotator: User, token: UUID, flags: Sequence[FlagGiven] = (), placed: bool = False
+    *,
+    project: Project,
+    annotator: User,
+    token: UUID,
+    flags: Sequence[FlagGiven] = (),
+    placed: bool = False,
 ) -> Skip:
     """Give a comparison back and don't offer it to this annotator again.
 
     NotHeld where the lease is not theirs any more.
     """
-    lease = Lease.objects.filter(annotator=annotator, token=token).first()
+    held = Lease.objects.filter(annotator=annotator, token=token, comparison__project=project)
+    lease = held.first()
     if lease is None:
         raise NotHeld(_elsewhere())
     comparison = lock(lease.comparison_id)
+    if not statements.end_lease(lease=lease.pk, token=token):
+        raise NotHeld(_elsewhere())  # another tab was quicker while we waited
     skipped, _new = Skip.objects.get_or_create(
         comparison=comparison, annotator=annotator, undone_at=None
     )
@@ -111,7 +129,6 @@ def skip(
         order = stand(comparison, annotator.pk).order(annotator.pk)
         flags = Verdict(tiers=[], flags=flags).moved(order).flags
     _flag(comparison, annotator.pk, flags, skip=skipped)
-    lease.delete()
     return skipped
 
 
@@ -145,7 +162,7 @@ def last_action(*, annotator: User, project: Project) -> Judgment | Skip | None:
 
 @transaction.atomic(savepoint=False)
 def _record(
-    annotator: User, token: UUID, verdict: Verdict, key: str, placed: bool
+    project: Project, annotator: User, token: UUID, verdict: Verdict, key: str, placed: bool
 ) -> Judgment | BadTiers | None:
     """The judgment; None, with nothing written, where this lease is not there (any more).
 
@@ -153,7 +170,9 @@ def _record(
     transaction where there is one.
     """
     sitting = timezone.now() - SITTING
-    held = statements.lock_held(annotator=annotator.pk, token=token, sitting=sitting)
+    held = statements.lock_held(
+        project=project.pk, annotator=annotator.pk, token=token, sitting=sitting
+    )
     if held is None or held.state == Comparison.State.RETIRED:
         return None
     standing = stand(_comparison(held), annotator.pk, key)
@@ -224,7 +243,7 @@ def _write(
         strength=verdict.strength,
         ratings=verdict.ratings,
         rationale=verdict.rationale,
-        guidelines_id=standing.comparison.project.guidelines_id,
+        guidelines_id=verdict.guidelines or standing.comparison.project.guidelines_id,
         sitting_place=sitting_place,
         active_ms=verdict.active_ms,
         shown_order=standing.order(annotator),
@@ -271,9 +290,24 @@ def _flag(
         )
 
 
-def _check_changeable(judgment: Judgment, comparison: Comparison) -> None:
+def _begun(judgment: Judgment) -> datetime:
+    """When its annotator first judged this comparison: judging again opens no new window."""
+    first = Judgment.objects.filter(
+        comparison=judgment.comparison_id, annotator=judgment.annotator_id
+    ).earliest("created_at")
+    return first.created_at
+
+
+def _sitting_place(annotator: int) -> int:
+    """How many verdicts the annotator gave before in the sitting that goes on now."""
+    before = Judgment.objects.filter(annotator=annotator, rewrite_of=None).latest("created_at")
+    recent = before.created_at > timezone.now() - SITTING
+    return before.sitting_place + 1 if recent else 0
+
+
+def _check_changeable(begun: datetime, comparison: Comparison) -> None:
     hours = comparison.project.rejudge_hours
-    if judgment.created_at + timedelta(hours=hours) <= timezone.now():
+    if begun + timedelta(hours=hours) <= timezone.now():
         raise TooLate(
             _("Verdicts can be changed for %(hours)d hours; this one is older.") % {"hours": hours}
         )
@@ -304,7 +338,4 @@ def _same_or_conflict(earlier: Judgment, comparison: int, verdict: Verdict) -> J
 
 
 def _elsewhere() -> str:
-    return _(
-        "That comparison was already dealt with, here or in another tab, or retired. "
-        "Nothing was changed."
-    )
+    return _("That comparison was already dealt with, here or in another tab, or retired.")

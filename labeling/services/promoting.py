@@ -36,7 +36,7 @@ def register_policy(
     """
     digest = digest or inspect_policy(model_path, adapter_path)
     with transaction.atomic():
-        Project.objects.select_for_update().get(pk=project.pk)
+        Project.objects.select_for_update(no_key=True).get(pk=project.pk)
         registered = project.policies.filter(name=name, digest=digest).first()
         if registered is not None:
             return registered
@@ -97,7 +97,7 @@ def roll_back(*, project: Project, actor: User | None) -> Policy:
 
 
 def _replace_serving(policy: Policy, kind: PolicyEvent.Kind, actor: User | None) -> Policy:
-    Project.objects.select_for_update().get(pk=policy.project_id)
+    Project.objects.select_for_update(no_key=True).get(pk=policy.project_id)
     policy.refresh_from_db()
     if policy.state == PolicyState.SERVING:
         raise CannotPromote(_("%(policy)s serves already.") % {"policy": policy.name})

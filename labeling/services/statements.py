@@ -91,6 +91,7 @@ _HELD = _fill("""
     FROM {lease} l JOIN {comparison} c ON c.id = l.comparison_id
     JOIN {project} p ON p.id = c.project_id
     WHERE l.annotator_id = %(annotator)s AND l.token = %(token)s
+    AND c.project_id = %(project)s
 """)
 
 
@@ -205,13 +206,19 @@ def left_in_queue(*, project: int, annotator: int, at_most: int) -> int:
     return int(number)
 
 
-def lock_held(*, annotator: int, token: UUID, sitting: datetime) -> Held | None:
+def lock_held(*, project: int, annotator: int, token: UUID, sitting: datetime) -> Held | None:
     """The annotator's lease with this token, run out or not; its comparison is locked.
 
     `sitting`: an earlier verdict belongs to the same sitting if it is not older than this.
     """
-    values = {"annotator": annotator, "token": token, "now": timezone.now(), "sitting": sitting}
-    found = _rows(_HELD + _locking("c"), **values)
+    found = _rows(
+        _HELD + _locking("c"),
+        project=project,
+        annotator=annotator,
+        token=token,
+        now=timezone.now(),
+        sitting=sitting,
+    )
     return Held(*found[0]) if found else None
 
 

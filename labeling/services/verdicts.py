@@ -43,6 +43,7 @@ class Verdict:
     flags: Sequence[FlagGiven] = ()
     rewrite: Rewrite | None = None
     active_ms: int = 0
+    guidelines: int | None = None  # the id of the version before them; else the one in force
 
     def moved(self, order: Sequence[int]) -> "Verdict":
         """The same verdict with `order[n]` wherever it says n. BadTiers beyond the order."""

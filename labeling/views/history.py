@@ -13,14 +13,14 @@ from django.views.decorators.http import require_http_methods
 
 from labeling import keys
 from labeling.access import JUDGES, project_for
-from labeling.cards import card_context
-from labeling.forms import RANKING, VerdictForm
+from labeling.cards import card_context, draft_of
+from labeling.forms import VerdictForm
 from labeling.models import Comparison, Flag, Judgment, Lease, Project, Skip, User
 from labeling.requests import PageRequest
 from labeling.services import assigning, judging
 from labeling.services.assigning import Assignment
 from labeling.votes import BadTiers
-from labeling.wording import choice_of, in_words, letter
+from labeling.wording import in_words
 
 PAGE = 50
 
@@ -138,7 +138,7 @@ def _card(
     assignment = _assignment(judgment)
     context = card_context(project, assignment, again=judgment) | {
         "form": form,
-        "draft": form.data.dict() if form else _draft(judgment, assignment),  # type: ignore[attr-defined]
+        "draft": form.data.dict() if form else draft_of(judgment),  # type: ignore[attr-defined]
         "earlier": in_words(judgment),
         "actions": keys.ACTIONS,
         "keys": keys.effective(request.user.keys),
@@ -159,38 +159,6 @@ def _assignment(judgment: Judgment) -> Assignment:
         comparison=comparison,
         slots=[slots[index] for index in order],
     )
-
-
-def _draft(judgment: Judgment, assignment: Assignment) -> dict[str, str]:
-    """The verdict, and all that came with it, as the form's fields hold it."""
-    place = {slot: letter(number) for number, slot in enumerate(assignment.shown_order)}
-    draft = {"choice": choice_of(judgment), "rationale": judgment.rationale}
-    if draft["choice"] == RANKING:
-        for rank, tier in enumerate(judgment.tiers, 1):
-            draft |= {f"place_{place[slot]}": str(rank) for slot in tier}
-    for criterion, ratings in judgment.ratings.items():
-        for slot, rating in ratings.items():
-            draft[f"rating_{criterion}_{place[int(slot)]}"] = str(rating)
-    flag = judgment.flags.order_by("pk").first()
-    if flag is not None:
-        where = "" if flag.slot is None else place[flag.slot]
-        draft |= {"flag_reason": flag.reason, "flag_place": where, "flag_note": flag.note}
-    return draft | _rewrite_draft(judgment, place, assignment)
-
-
-def _rewrite_draft(
-    judgment: Judgment, place: dict[int, str], assignment: Assignment
-) -> dict[str, str]:
-    """The rewrite that was sent with the verdict, if there was one."""
-    rewrite = judgment.rewrites.current().first()
-    if rewrite is None:
-        return {}
-    written, original = rewrite.comparison.slots.select_related("response").order_by("index")
-    of = {slot.response_id: slot.index for slot in assignment.slots}
-    return {
-        "rewrite_place": place[of[original.response_id]],
-        "rewrite_text": written.response.text,
-    }
 
 
 def _offer_again(request: PageRequest, project: Project) -> HttpResponse:

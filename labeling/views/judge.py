@@ -18,7 +18,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from labeling import keys
 from labeling.access import JUDGES, project_for
-from labeling.cards import card_context
+from labeling.cards import card_context, draft_of
 from labeling.forms import SkipForm, TokensForm, VerdictForm
 from labeling.models import Comparison, Judgment, Lease, Project, Skip
 from labeling.requests import PageRequest
@@ -51,7 +51,13 @@ def skip(request: PageRequest, slug: str) -> HttpResponse:
         return _refuse(request, project, form)
     token = form.cleaned_data["lease"]
     try:
-        judging.skip(annotator=request.user, token=token, flags=form.flags(), placed=True)
+        judging.skip(
+            project=project,
+            annotator=request.user,
+            token=token,
+            flags=form.flags(),
+            placed=True,
+        )
     except (judging.NotHeld, BadTiers) as refusal:
         return _answer(request, project, "gone", str(refusal), status=410)
     said = _("Flagged and skipped.") if form.flags() else _("Skipped.")
@@ -62,7 +68,11 @@ def skip(request: PageRequest, slug: str) -> HttpResponse:
 def undo(request: PageRequest, slug: str) -> HttpResponse:
     """Take the last verdict or skip back, and show its comparison again."""
     project = project_for(request.user, slug, JUDGES)
-    lease, said = _take_back(judging.last_action(annotator=request.user, project=project))
+    last = judging.last_action(annotator=request.user, project=project)
+    draft = _left_in(last) if isinstance(last, Judgment) else {}
+    lease, said = _take_back(last)
+    if lease is not None and draft:
+        assigning.hold(annotator=request.user, tokens=[lease.token], draft=draft)
     if not _wants_json(request):
         messages.info(request, said)
         address = reverse("labeling:judge", kwargs={"slug": slug})
@@ -80,6 +90,8 @@ def next_card(request: PageRequest, slug: str) -> HttpResponse:
     form = TokensForm(request.POST)
     if not form.is_valid():
         return JsonResponse({"state": "invalid", "errors": form.errors}, status=422)
+    if must_practise(project):
+        return JsonResponse({"card": None, "said": _("Practise first: reload the page.")})
     try:
         assignment = _next(request, project, form.cleaned_data["tokens"])
     except assigning.LimitReached:
@@ -136,6 +148,7 @@ def _record(request: PageRequest, project: Project) -> HttpResponse:
         return _refuse(request, project, form)
     try:
         judgment = judging.record_judgment(
+            project=project,
             annotator=request.user,
             token=form.cleaned_data["lease"],
             verdict=form.verdict(),
@@ -158,6 +171,11 @@ def _receipt(judgment: Judgment) -> tuple[str, str]:
         text = _("Kept as surplus: %(verdict)s. Others filled its places while you had it.")
         return "surplus", text % words
     return "saved", _("Saved: %(verdict)s.") % words
+
+
+def _left_in(judgment: Judgment) -> dict[str, str]:
+    """What a verdict that is taken back leaves in its form: everything but the choice."""
+    return draft_of(judgment) | {"choice": "", "active_ms": str(judgment.active_ms)}
 
 
 def _take_back(last: Judgment | Skip | None) -> tuple[Lease | None, str]:
@@ -236,9 +254,9 @@ def _next(
 
 
 def _asked(request: PageRequest, project: Project) -> Assignment | None:
-    """The comparison that the address names, if it is still the annotator's to judge."""
+    """The comparison that the address names, if a verdict of the annotator is still taken."""
     lease = _lease(request, project, request.GET.get("lease"))
-    if lease is None or lease.comparison.state != Comparison.State.OPEN:
+    if lease is None or lease.comparison.state == Comparison.State.RETIRED:
         return None
     return assigning.assignment_of(lease)
 

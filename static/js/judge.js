@@ -167,7 +167,9 @@ const judging = (() => {
     try {
       const { card } = await ask();
       // The one before the person comes back where their hold on it had run out: it has not now.
-      if (card && card.lease !== current?.lease) next = card;
+      if (!card || card.lease === current?.lease || card.lease === next?.lease) return;
+      if (next) giveBack(card); // undo has filled the place meanwhile
+      else next = card;
     } catch (trouble) {
       if (!(trouble instanceof Trouble)) throw trouble; // else it is asked for when it is needed
     }
@@ -227,6 +229,7 @@ const judging = (() => {
     const data = { ...fields.read(), lease: current.lease, key: form.elements.key.value };
     data.active_ms = String(Math.round(current.spent));
     if (!fields.chosen() && submitter?.name === "choice") data.choice = submitter.value;
+    data.guidelines = form.elements.guidelines.value;
     if (form.elements.confirmed.value) data.confirmed = form.elements.confirmed.value;
     return data;
   };
@@ -271,23 +274,34 @@ const judging = (() => {
 
   outbox.onchange = showWaiting;
 
-  outbox.onsettled = ({ lease, fields: sent }, { status, data }) => {
+  outbox.onsettled = (_entry, { status, data }) => {
     if (status === 200) return say(data.said, data.state === "surplus" ? "warning" : "");
     say(data.said ?? words.wordRefused, "warning");
     recount();
-    if (status === 422) bringBack(lease, Object.fromEntries(sent), data);
+    bringBack();
   };
 
-  // A verdict that the server could not read: its card again, as it was sent, with what is wrong.
-  const bringBack = async (lease, sent, { said, errors = {} }) => {
-    const found = await server.page(`${words.judge}?lease=${encodeURIComponent(lease)}`).catch(() => null);
-    const element = found?.getElementById("comparison");
-    if (element?.dataset.lease !== lease) return;
-    putBefore(cardOf(document.adoptNode(element)));
+  // Verdicts that the server could not take: their cards again, as they were sent, with what is
+  // wrong. They stay in storage until then.
+  const bringBack = async () => {
+    const [entry] = outbox.refused();
+    if (!entry) return;
+    try {
+      const address = `${words.judge}?lease=${encodeURIComponent(entry.lease)}`;
+      const element = (await server.page(address)).getElementById("comparison");
+      outbox.drop(entry.name);
+      if (element?.dataset.lease !== entry.lease) return;
+      putBefore(cardOf(document.adoptNode(element)));
+    } catch (trouble) {
+      if (!(trouble instanceof Trouble)) throw trouble;
+      setTimeout(bringBack, TRY_AGAIN);
+      return;
+    }
+    const sent = Object.fromEntries(entry.fields);
     fields.fill(sent);
     current.spent = Number(sent.active_ms) || 0;
-    fields.form().elements.confirmed.value = errors.confirmed ? "1" : "";
-    showError(said);
+    fields.form().elements.confirmed.value = entry.refused.errors?.confirmed ? "1" : "";
+    showError(entry.refused.said ?? words.wordRefused);
   };
 
   const undo = async () => {
@@ -411,6 +425,7 @@ const judging = (() => {
     if (judged) advance(); // by this page, before it was closed: it is on its way
     else if (card.lease) show(card, { arrives: false });
     else swap(card.element);
+    if (!elsewhere()) bringBack();
     if (document.getElementById("judge-counts")) outbox.empty().then(recount);
   });
 

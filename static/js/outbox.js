@@ -4,6 +4,7 @@
 // project, so that nobody sends what another person judged.
 const outbox = (() => {
   const WAITS = [1, 2, 4, 8, 15]; // seconds between tries
+  const SETTLED = [200, 409, 410]; // saved, said otherwise before, or not this person's any more
   const SLOW = 4 * 1000; // ms after which a person is told that something still waits
   const desk = document.getElementById("judge-desk")?.dataset ?? {};
   const prefix = `prefloop:outbox:${desk.user}:${desk.project}:`;
@@ -34,6 +35,17 @@ const outbox = (() => {
     }
   };
 
+  // What the server refused stays until its card is back before the person.
+  const waiting = () => names().filter((name) => !read(name)?.refused);
+
+  const write = (name, entry) => {
+    try {
+      localStorage.setItem(name, JSON.stringify(entry));
+    } catch {
+      unstored.set(name, entry);
+    }
+  };
+
   const remove = (name) => {
     if (!unstored.delete(name)) localStorage.removeItem(name);
   };
@@ -59,13 +71,14 @@ const outbox = (() => {
   };
 
   const sendAll = async () => {
-    for (let [name] = names(); name; [name] = names()) {
+    for (let [name] = waiting(); name; [name] = waiting()) {
       const entry = read(name);
       if (entry) {
         const answer = await trySending(name, entry);
         if (!answer) return;
         failures = 0;
-        remove(name);
+        if (SETTLED.includes(answer.status)) remove(name);
+        else write(name, { ...entry, refused: answer.data });
         report("");
         box.onsettled(entry, answer);
       } else remove(name);
@@ -77,8 +90,10 @@ const outbox = (() => {
   // One tab sends at a time, where the browser can see to that; else the keys do.
   const alone = (work) => (navigator.locks ? navigator.locks.request(prefix, work) : work());
 
-  box.size = () => names().length;
-  box.has = (lease) => names().some((name) => read(name)?.lease === lease);
+  box.size = () => waiting().length;
+  box.has = (lease) => waiting().some((name) => read(name)?.lease === lease);
+  box.refused = () => names().filter((name) => read(name)?.refused).map((name) => ({ name, ...read(name) }));
+  box.drop = remove;
 
   box.flush = () => {
     asked = true;
@@ -94,11 +109,7 @@ const outbox = (() => {
   box.put = (entry) => {
     last = Math.max(last + 1, Date.now());
     const name = `${prefix}${last}:${entry.key}`;
-    try {
-      localStorage.setItem(name, JSON.stringify(entry));
-    } catch {
-      unstored.set(name, entry);
-    }
+    write(name, entry);
     box.flush();
     box.onchange();
   };
@@ -114,6 +125,7 @@ const outbox = (() => {
     if (box.size()) box.flush();
   };
   window.addEventListener("online", flushIfAny);
+  window.addEventListener("beforeunload", (event) => unstored.size && event.preventDefault());
   document.addEventListener("visibilitychange", () => document.hidden || flushIfAny());
   window.addEventListener("storage", () => box.onchange()); // another tab sent or put something
 

@@ -76,6 +76,7 @@ def test_priority_comes_first_then_what_others_began() -> None:
         assert assignment is not None
         order.append(assignment.comparison)
         judging.record_judgment(
+            project=project,
             annotator=assignment.lease.annotator,
             token=assignment.lease.token,
             verdict=Verdict(tiers=[[0], [1]]),
@@ -147,7 +148,11 @@ def test_what_is_held_back_is_not_offered_and_still_takes_a_verdict_that_is_unde
     Comparison.objects.update(state=Comparison.State.HELD)
     assert next_assignment(project=comparison.project, annotator=two) is None
     judging.record_judgment(
-        annotator=one, token=assignment.lease.token, verdict=Verdict(tiers=[[0], [1]]), key="k"
+        project=comparison.project,
+        annotator=one,
+        token=assignment.lease.token,
+        verdict=Verdict(tiers=[[0], [1]]),
+        key="k",
     )
     comparison.refresh_from_db()
     assert (comparison.judged, comparison.state) == (1, Comparison.State.HELD)
@@ -166,7 +171,11 @@ def test_the_daily_limit_counts_what_is_held_and_starts_anew_the_next_day() -> N
     first = take()
     assert first is not None
     judging.record_judgment(
-        annotator=annotator, token=first.lease.token, verdict=Verdict(tiers=[[0], [1]]), key="k"
+        project=project,
+        annotator=annotator,
+        token=first.lease.token,
+        verdict=Verdict(tiers=[[0], [1]]),
+        key="k",
     )
     second = take()
     assert second is not None

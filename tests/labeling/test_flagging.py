@@ -41,13 +41,14 @@ def flagged(
     token = lease.token
     if verdict:
         judging.record_judgment(
+            project=project,
             annotator=annotator,
             token=token,
             verdict=Verdict(tiers=[[0], [1]], flags=given),
             key=str(token),
         )
     else:
-        judging.skip(annotator=annotator, token=token, flags=given)
+        judging.skip(project=project, annotator=annotator, token=token, flags=given)
     return list(comparison.flags.order_by("pk"))
 
 

@@ -153,7 +153,7 @@ def test_a_skipped_comparison_is_offered_again_on_request(
         comparison = make_comparison(prompt=make_prompt(project=project, text=text))
         lease = lease_again(comparison=comparison, annotator=ada)
         assert lease is not None
-        skip(annotator=ada, token=lease.token)
+        skip(project=project, annotator=ada, token=lease.token)
         if text == "done":
             judge(comparison=comparison)
     done, wanted = rows(client, address, "show=skips")

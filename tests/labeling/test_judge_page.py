@@ -406,6 +406,35 @@ def test_time_and_the_version_of_the_guidelines_are_stored(
         assert judgment.guidelines == project.versions.get()
 
 
+def test_a_judgment_names_the_guidelines_that_its_page_showed(
+    client: Client, project: Project, annotator: User
+) -> None:
+    shown = publish_guidelines(project=project, text="Be kind.", author=None)
+    make_comparison(project=project)
+    make_comparison(project=project)
+    html = page(client, project)
+    publish_guidelines(project=project, text="Be brief.", author=None)
+    send(client, project, html, choice="1", guidelines=hidden(html, "guidelines"))
+    assert Judgment.objects.get().guidelines == shown
+    other = publish_guidelines(project=make_project(), text="Be odd.", author=None)
+    html = page(client, project)
+    send(client, project, html, choice="1", guidelines=other.pk)  # type: ignore[union-attr]
+    assert Judgment.objects.latest("pk").guidelines.text == "Be brief."
+
+
+def test_an_undone_verdict_comes_back_with_what_was_written(
+    client: Client, project: Project, annotator: User
+) -> None:
+    make_comparison(project=project)
+    html = page(client, project)
+    rewrite = {"rewrite_place": "A", "rewrite_text": "Much better."}
+    send(client, project, html, choice="1", rationale="It is kinder.", **rewrite)
+    card = client.post(url("judge_undo", project), headers=JSON).json()["card"]
+    assert "It is kinder." in card
+    assert "Much better." in card
+    assert "Much better." in page(client, project), "a reload keeps it"
+
+
 def test_counts_are_of_today_of_all_and_of_what_is_left(
     client: Client, project: Project, annotator: User
 ) -> None:

@@ -19,6 +19,7 @@ numbers = itertools.count()
 def send(lease, tiers, key="") -> Judgment:
     verdict = Verdict(tiers=tiers)
     return judging.record_judgment(
+        project=lease.comparison.project,
         annotator=lease.annotator,
         token=lease.token,
         verdict=verdict,
@@ -131,7 +132,9 @@ def test_a_verdict_that_leaves_a_response_out_changes_nothing() -> None:
 def test_skipped_comparisons_are_not_offered_again_until_undone() -> None:
     comparison = make_comparison()
     annotator = make_user(role="annotator", project=comparison.project)
-    judging.skip(annotator=annotator, token=take(comparison, annotator).token)
+    judging.skip(
+        project=comparison.project, annotator=annotator, token=take(comparison, annotator).token
+    )
     assert assigning.next_assignment(project=comparison.project, annotator=annotator) is None
     other = make_user(role="annotator", project=comparison.project)
     assert assigning.next_assignment(project=comparison.project, annotator=other) is not None
@@ -152,7 +155,7 @@ def test_undo_takes_back_the_latest_of_judgments_and_skips() -> None:
 
     judgment = send(following(), [[0], [1]])
     assert judging.last_action(annotator=annotator, project=project) == judgment
-    judging.skip(annotator=annotator, token=following().token)
+    judging.skip(project=project, annotator=annotator, token=following().token)
     assert isinstance(judging.last_action(annotator=annotator, project=project), Skip)
 
 
@@ -197,6 +200,7 @@ def test_a_rewrite_goes_with_the_verdict_it_came_with() -> None:
     annotator = make_user(role="annotator", project=comparison.project)
     rewrite = Rewrite(slot=1, text="Much better")
     sent = judging.record_judgment(
+        project=comparison.project,
         annotator=annotator,
         token=take(comparison, annotator).token,
         verdict=Verdict(tiers=[[1], [0], [2]], rewrite=rewrite),
@@ -218,6 +222,7 @@ def test_a_rewrite_that_changes_nothing_is_none() -> None:
     annotator = make_user(role="annotator", project=comparison.project)
     text = comparison.slots.get(index=0).response.text
     judging.record_judgment(
+        project=comparison.project,
         annotator=annotator,
         token=take(comparison, annotator).token,
         verdict=Verdict(tiers=[[0], [1]], rewrite=Rewrite(slot=0, text=text)),
@@ -238,6 +243,38 @@ def test_a_sitting_ends_with_a_long_pause() -> None:
         if number == 1:
             Judgment.objects.update(created_at=timezone.now() - timedelta(minutes=31))
     assert places == [0, 1, 0]
+    last = Judgment.objects.latest("pk")
+    again = judging.rejudge(judgment=last, verdict=Verdict(tiers=[[1], [0]]), key="again")
+    assert again.sitting_place == 1, "judging again is one more verdict of the sitting"
+
+
+def test_judging_again_opens_no_new_window() -> None:
+    comparison = make_comparison()
+    first = judge(comparison=comparison)
+    again = judging.rejudge(judgment=first, verdict=Verdict(tiers=[[1], [0]]), key="again")
+    begun = timezone.now() - timedelta(hours=comparison.project.rejudge_hours + 1)
+    Judgment.objects.filter(pk=first.pk).update(created_at=begun)
+    with pytest.raises(TooLate):
+        judging.rejudge(judgment=again, verdict=Verdict(tiers=[[0], [1]]), key="third")
+    with pytest.raises(TooLate):
+        judging.undo(judgment=again)
+
+
+def test_a_lease_is_worth_nothing_in_another_project() -> None:
+    comparison, elsewhere = make_comparison(), make_project()
+    annotator = make_user(role="annotator", project=comparison.project)
+    token = take(comparison, annotator).token
+    with pytest.raises(NotHeld):
+        judging.skip(project=elsewhere, annotator=annotator, token=token)
+    with pytest.raises(NotHeld):
+        judging.record_judgment(
+            project=elsewhere,
+            annotator=annotator,
+            token=token,
+            verdict=Verdict(tiers=[[0], [1]]),
+            key="k",
+        )
+    assert Lease.objects.live().exists()
 
 
 def test_places_are_turned_into_slots_wherever_a_verdict_names_them() -> None:

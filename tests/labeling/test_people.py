@@ -62,7 +62,12 @@ def test_members_are_shown_with_what_they_did(project: Project, manager: User) -
     judging.undo(judgment=judge(comparison=make_comparison(project=project), annotator=boris))
     taken = next_assignment(project=project, annotator=boris)
     assert taken is not None
-    judging.skip(annotator=boris, token=taken.lease.token, flags=[FlagGiven(reason="broken")])
+    judging.skip(
+        project=project,
+        annotator=boris,
+        token=taken.lease.token,
+        flags=[FlagGiven(reason="broken")],
+    )
     rows = members_of(project).rows
     assert [row.membership.user for row in rows] == [manager, ada, boris]
     assert [(row.today, row.total, row.flags, row.seconds) for row in rows] == [

@@ -40,6 +40,7 @@ class Record(RuleBasedStateMachine):
         self.project = make_project()
         self.people = [make_user(role="annotator", project=self.project) for _ in range(3)]
         self.sent: list[tuple[User, Lease, Verdict, str]] = []
+        self.left: list[tuple[User, Assignment]] = []
         self.acknowledged: set[int] = set()
 
     def teardown(self) -> None:
@@ -76,6 +77,17 @@ class Record(RuleBasedStateMachine):
             assert Judgment.objects.count() == before
 
     @rule(which=st.integers(0, 1000))
+    def send_from_a_page_that_was_left(self, which: int) -> None:
+        """Given back, run out, perhaps taken again: what was on a screen can still be judged."""
+        if not self.left:
+            return
+        person, assignment = self.left.pop(which % len(self.left))
+        if not Lease.objects.filter(token=assignment.lease.token).exists():
+            return  # judged or skipped from another page
+        verdict = _verdict(assignment, random.Random(which))
+        self._send(person, assignment.lease, verdict, f"key-{len(self.sent)}")
+
+    @rule(which=st.integers(0, 1000))
     def send_another_verdict_from_an_old_page(self, which: int) -> None:
         if self.sent:
             person, lease, verdict, _ = self.sent[which % len(self.sent)]
@@ -108,13 +120,19 @@ class Record(RuleBasedStateMachine):
         assignment = self._next(who)
         if assignment is not None:
             flags = [FlagGiven(reason="broken", slot=0)] if flagged else []
-            judging.skip(annotator=self.people[who], token=assignment.lease.token, flags=flags)
+            judging.skip(
+                project=self.project,
+                annotator=self.people[who],
+                token=assignment.lease.token,
+                flags=flags,
+            )
             assert Skip.objects.filter(annotator=self.people[who], undone_at=None).exists()
 
     @rule(who=PEOPLE)
     def look_ahead_and_leave(self, who: int) -> None:
         first = self._next(who)
         if first is not None:
+            self.left.append((self.people[who], first))
             self._next(who, besides=first)
         own = Lease.objects.live().filter(annotator=self.people[who])
         assert own.count() <= assigning.AT_ONCE
@@ -156,7 +174,7 @@ class Record(RuleBasedStateMachine):
 
     def _send(self, person: User, lease: Lease, verdict: Verdict, key: str) -> None:
         judgment = judging.record_judgment(
-            annotator=person, token=lease.token, verdict=verdict, key=key
+            project=self.project, annotator=person, token=lease.token, verdict=verdict, key=key
         )
         self.acknowledged.add(judgment.pk)
         if (person, lease, verdict, key) not in self.sent:
