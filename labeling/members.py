@@ -1,4 +1,4 @@
-"""The members of a project as a manager sees them: four queries, however many there are."""
+"""The members of a project as a manager sees them: four queries, five with practice."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from django.db.models import Count, Q
 from django.utils import timezone
 
 from labeling.models import Flag, Judgment, Membership, Project, Role
+from labeling.services.examples import practice_scores
 
 LATEST = 10_000  # verdicts of the project that the median times are taken from
 ORDER = (Role.MANAGER, Role.ANNOTATOR, Role.CONSUMER)
@@ -23,6 +24,7 @@ class Member:
     total: int
     flags: int
     seconds: float | None
+    practice: tuple[int, int] | None  # examples answered right at first, of those answered
 
     @property
     def key(self) -> str:
@@ -48,12 +50,14 @@ def members_of(project: Project) -> Members:
     flags = Flag.objects.standing().filter(comparison__project=project).order_by()
     flagged = dict(flags.values_list("annotator").annotate(Count("pk")))
     nothing = {"today": 0, "total": 0}
+    scores = practice_scores(project) if project.practice else {}
     rows = [
         Member(
             membership=one,
             **verdicts.pop(one.user_id, nothing),
             flags=flagged.get(one.user_id, 0),
             seconds=seconds.get(one.user_id),
+            practice=scores.get(one.user_id),
         )
         for one in memberships
     ]

@@ -8,6 +8,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from labeling.access import JUDGES, project_for
+from labeling.members import members_of
 from labeling.models import Example, Judgment, Membership, PracticeAnswer, Project, Role, User
 from labeling.services.configuring import configure
 from labeling.services.examples import (
@@ -151,6 +152,8 @@ def test_scores_are_of_the_examples_that_are_shown(
     answer(three, ada, wrong(three))
     answer(three, maya, right(three))
     assert practice_scores(project) == {ada.pk: (1, 2), maya.pk: (1, 1)}
+    shown = {row.membership.user_id: row.practice for row in members_of(project).rows}
+    assert shown == practice_scores(project), "managers see them"
     remove_example(example=three)
     assert practice_scores(project) == {ada.pk: (1, 1)}
     assert practice_run(project=project, annotator=ada).right == {pair.pk}
