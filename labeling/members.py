@@ -6,8 +6,8 @@ from statistics import median
 from typing import Any
 
 from django.db.models import Count, Q
-from django.utils import timezone
 
+from labeling.days import midnight
 from labeling.models import Flag, Judgment, Membership, Project, Role
 from labeling.services.examples import practice_scores
 
@@ -66,13 +66,12 @@ def members_of(project: Project) -> Members:
 
 def _verdicts(project: Project) -> dict[int, dict[str, Any]]:
     """Current verdicts by annotator; what a rewrite says by itself is none."""
-    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     counted = (
         Judgment.objects.current()
         .filter(comparison__project=project, rewrite_of=None)
         .order_by()
         .values("annotator")
-        .annotate(total=Count("pk"), today=Count("pk", filter=Q(created_at__gte=midnight)))
+        .annotate(total=Count("pk"), today=Count("pk", filter=Q(created_at__gte=midnight())))
     )
     return {row["annotator"]: {"today": row["today"], "total": row["total"]} for row in counted}
 

@@ -15,6 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext, pgettext
 
 from jobs import queue
+from labeling.days import midnight
 from labeling.models import (
     Comparison,
     Judgment,
@@ -154,11 +155,10 @@ def _comparisons(project: Project) -> dict[str, int]:
 
 
 def _judgments(project: Project) -> dict[str, int]:
-    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
     found: dict[str, int] = (
         Judgment.objects.counted()
         .filter(comparison__project=project)
-        .aggregate(judgments=Count("pk"), today=Count("pk", filter=Q(created_at__gte=midnight)))
+        .aggregate(judgments=Count("pk"), today=Count("pk", filter=Q(created_at__gte=midnight())))
     )
     return found
 

@@ -8,7 +8,7 @@ import hashlib
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -16,6 +16,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from labeling.days import midnight
 from labeling.models import (
     Comparison,
     Judgment,
@@ -167,15 +168,11 @@ def judged_today(project: Project, annotator: User) -> int:
         .filter(
             annotator=annotator,
             comparison__project=project,
-            created_at__gte=_midnight(),
+            created_at__gte=midnight(),
             rewrite_of=None,
         )
         .count()
     )
-
-
-def _midnight() -> datetime:
-    return timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @transaction.atomic(savepoint=False)

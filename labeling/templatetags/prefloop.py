@@ -10,9 +10,10 @@ from django.utils import formats, timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, pgettext
+from django.utils.translation import pgettext
 
 from labeling.access import memberships_of
+from labeling.excerpts import SPEAKERS
 from labeling.models import Membership, Role, User
 from labeling.rendering import to_html, visible
 
@@ -20,12 +21,6 @@ register = template.Library()
 
 THIN_SPACE = "\u2009"
 MINUTE, HOUR, DAY = 60, 3600, 86400  # seconds
-# The words for who speaks in a conversation; other roles go by their own names.
-SPEAKERS = {
-    "system": gettext_lazy("System"),
-    "user": gettext_lazy("User"),
-    "assistant": gettext_lazy("Assistant"),
-}
 # A member's own front page of a project, by role; the first that exists.
 FRONT_PAGES = {
     Role.MANAGER: ("labeling:project", "labeling:judge"),
@@ -87,7 +82,7 @@ def initials(user: User) -> str:
 
 @register.filter
 def speaker(role: str) -> str:
-    """Who speaks in a turn of a conversation."""
+    """Who speaks in a turn of a conversation; roles without a word go by their own names."""
     return str(SPEAKERS.get(role, role.capitalize()))
 
 

@@ -15,7 +15,7 @@ from labeling.access import JUDGES, MANAGERS, project_for
 from labeling.example_cards import card_of_judgment, cards_of
 from labeling.models import Example, Judgment, PracticeAnswer, Project
 from labeling.project_forms import ExplanationForm, PracticeForm
-from labeling.requests import PageRequest
+from labeling.requests import PageRequest, number_in
 from labeling.services import examples as service
 from labeling.services.examples import Run
 from labeling.votes import BadTiers
@@ -34,11 +34,11 @@ def guide(request: PageRequest, slug: str) -> HttpResponse:
 def practice(request: PageRequest, slug: str) -> HttpResponse:
     """The next example of a run, what became of the last answer, or how the run went."""
     project = project_for(request.user, slug, JUDGES)
-    since = _number((request.POST or request.GET).get("since"))
+    since = number_in((request.POST or request.GET).get("since")) or 0
     run = service.practice_run(project=project, annotator=request.user, since=since)
     if request.method == "POST":
         return _answer(request, project, run)
-    asked = _number(request.GET.get("answer"))
+    asked = number_in(request.GET.get("answer")) or 0
     answer = next((one for one in run.answers.values() if one.pk == asked), None)
     if answer is not None:
         return _feedback(request, project, run, answer)
@@ -87,7 +87,7 @@ def _add(request: PageRequest, judgment: Judgment, explanation: str) -> HttpResp
 
 
 def _answer(request: PageRequest, project: Project, run: Run) -> HttpResponse:
-    asked = _number(request.POST.get("example"))
+    asked = number_in(request.POST.get("example")) or 0
     example = next((one for one in run.examples if one.pk == asked), None)
     if example is None:
         messages.info(request, _("That example was taken away meanwhile."))
@@ -155,8 +155,3 @@ def _to_practice(project: Project, run: Run, **more: int) -> HttpResponse:
     query = {name: number for name, number in ({"since": run.since} | more).items() if number}
     address = reverse("labeling:practice", args=[project.slug])
     return redirect(f"{address}?{urlencode(query)}" if query else address)
-
-
-def _number(text: str | None) -> int:
-    """The number of an answer or an example; 0 for none, and for what is none."""
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else 0

@@ -16,7 +16,7 @@ from labeling.access import JUDGES, project_for
 from labeling.cards import card_context, draft_of
 from labeling.forms import VerdictForm
 from labeling.models import Comparison, Flag, Judgment, Lease, Project, Skip, User
-from labeling.requests import PageRequest
+from labeling.requests import PageRequest, number_in
 from labeling.services import assigning, judging
 from labeling.services.assigning import Assignment
 from labeling.votes import BadTiers
@@ -163,7 +163,7 @@ def _assignment(judgment: Judgment) -> Assignment:
 
 def _offer_again(request: PageRequest, project: Project) -> HttpResponse:
     own = _skips(project, request.user)
-    skip = get_object_or_404(own, pk=_number(request.POST.get("skip")) or 0)
+    skip = get_object_or_404(own, pk=number_in(request.POST.get("skip")) or 0)
     lease = judging.undo_skip(skip=skip)
     if lease is not None:
         return redirect(f"{reverse('labeling:judge', args=[project.slug])}?lease={lease.token}")
@@ -197,7 +197,7 @@ def _skips(project: Project, user: User) -> QuerySet[Skip]:
 
 def _page(project: Project, rows: QuerySet[Judgment] | QuerySet[Skip], place: QueryDict) -> Entries:
     """The page after (`before` an id) or before (`after` an id) that place, else the first."""
-    before, after = _number(place.get("before")), _number(place.get("after"))
+    before, after = number_in(place.get("before")), number_in(place.get("after"))
     found: list[Any]
     if after is not None:
         found = list(rows.filter(pk__gt=after).order_by("pk")[: PAGE + 1])
@@ -226,7 +226,3 @@ def _entry(row: Judgment | Skip) -> Given | Skipped:
 def _whole_days(hours: int) -> int:
     """The hours as days, where that reads better; else 0."""
     return hours // 24 if hours > 48 and hours % 24 == 0 else 0
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 16 else None

@@ -206,8 +206,7 @@ def _refuse(request: PageRequest, project: Project, form: SkipForm) -> HttpRespo
     """What was sent cannot be read: nothing was written, and the page keeps what was filled in."""
     said = " ".join(str(text) for texts in form.errors.values() for text in texts)
     if _wants_json(request):
-        codes = [error.code for errors in form.errors.as_data().values() for error in errors]
-        answer = {"state": "invalid", "said": said, "errors": form.errors, "codes": codes}
+        answer = {"state": "invalid", "said": said, "errors": form.errors}
         return JsonResponse(answer, status=422)
     lease = _lease(request, project, request.POST.get("lease"))
     if lease is None:

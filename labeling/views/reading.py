@@ -18,7 +18,7 @@ from labeling.differences import differences as compare
 from labeling.excerpts import piece_end
 from labeling.models import Comparison, Example, Judgment, Project
 from labeling.rendering import visible
-from labeling.requests import PageRequest
+from labeling.requests import PageRequest, number_in
 from labeling.services import assigning
 from labeling.wording import letter
 
@@ -155,7 +155,7 @@ def _in_order(comparison: Comparison, order: Sequence[int]) -> _Shown:
 
 
 def _number(request: PageRequest, name: str) -> int:
-    given = request.GET.get(name, "")
-    if not (given.isascii() and given.isdecimal() and len(given) < 16):
+    given = number_in(request.GET.get(name))
+    if given is None:
         raise Http404(f"{name} is not a number.")
-    return int(given)
+    return given

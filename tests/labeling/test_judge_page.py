@@ -153,7 +153,7 @@ def test_a_ranking_in_the_order_shown_has_to_be_meant(
     html = page(client, project)
     answer = send(client, project, html, **ranking("ABC"))
     assert answer.status_code == 422
-    assert answer.json()["codes"] == ["in_order"]
+    assert list(answer.json()["errors"]) == ["confirmed"]
     assert send(client, project, html, **ranking("ABC"), confirmed="1").status_code == 200
 
 
