@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from labeling.models import Comparison, Policy, Project
+from labeling.models import Comparison, Evaluation, Policy, Project
 
 MOST_WEIGHT = 100
 MOST_READY = 5000
@@ -125,12 +125,16 @@ class Batch(Sampling):
         MANUAL = "manual", gettext_lazy("by hand")
         TOP_UP = "top_up", gettext_lazy("to keep comparisons ready")
         PROMOTION = "promotion", gettext_lazy("after a promotion")
+        EVALUATION = "evaluation", gettext_lazy("to evaluate a policy")
         API = "api", gettext_lazy("through the API")
         COMMAND = "command", gettext_lazy("by the command")
 
     project = models.ForeignKey(Project, on_delete=models.CASCADE, related_name="batches")
     number = models.PositiveIntegerField(help_text="Counts up within the project.")
     origin = models.CharField(max_length=16, choices=Origin, default=Origin.MANUAL)
+    evaluation = models.ForeignKey(
+        Evaluation, null=True, blank=True, on_delete=models.SET_NULL, related_name="batches"
+    )
     leading = models.ForeignKey(Policy, on_delete=models.PROTECT, related_name="led_batches")
     policies = models.ManyToManyField(Policy, through="BatchPolicy", related_name="batches")
     selection = models.JSONField(default=dict, blank=True, help_text="Which prompts are asked.")

@@ -8,7 +8,7 @@ from django.forms.boundfield import BoundField
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
-from training.models import Round
+from training.models import Reference
 from training.options import CONDITIONS, FURTHER, MAIN, OptionFields, only_for, shown
 from training.trainer.config import NEEDED
 
@@ -22,7 +22,7 @@ NEEDS = {
 }
 
 START = {
-    "reference": Round.Reference.INITIAL,
+    "reference": Reference.INITIAL,
     "labels": "votes",
     "objective": "dpo",
     "ties": "drop",

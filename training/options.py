@@ -12,7 +12,7 @@ from django.utils.text import format_lazy, get_text_list
 from django.utils.translation import gettext, gettext_noop
 from django.utils.translation import gettext_lazy as _
 
-from training.models import Round
+from training.models import Reference
 from training.trainer.config import DEFAULTS, ONLY_WITH
 
 WITH_REFERENCE = ("dpo", "ipo", "hinge", "robust")
@@ -50,7 +50,7 @@ class OptionFields(forms.Form):
     """The fields. Those of FURTHER may be left out, which is the trainer's own default."""
 
     reference = forms.ChoiceField(
-        choices=Round.Reference.choices,
+        choices=Reference.choices,
         label=_("Reference"),
         help_text=_(
             "What the policy is held to. The initial policy keeps all rounds together from "

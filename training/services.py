@@ -18,7 +18,7 @@ from labeling.lineage import initial_policy
 from labeling.models import Policy, Project, User
 from labeling.policy_files import is_small
 from labeling.services.promoting import inspect_policy, register_policy, serving_policy
-from training.models import LIVE_ROUND_STATES, Round, RoundState, Snapshot
+from training.models import LIVE_ROUND_STATES, Reference, Round, RoundState, Snapshot
 from training.readiness import Problem, count_pairs, readiness
 from training.snapshots import freeze
 
@@ -66,14 +66,14 @@ def start_round(
     project: Project,
     actor: User | None,
     options: dict[str, Any] | None = None,
-    reference: Round.Reference = Round.Reference.INITIAL,
+    reference: Reference = Reference.INITIAL,
 ) -> Round:
     """Queue a round that starts from the serving policy. NotReady says what is in the way."""
     blocking = [p for p in readiness(project, count_pairs(project)) if p.blocks]
     start = serving_policy(project)
     if blocking or start is None:
         raise NotReady(blocking)
-    held_to = initial_policy(start) if reference == Round.Reference.INITIAL else start
+    held_to = initial_policy(start) if reference == Reference.INITIAL else start
     try:
         with transaction.atomic():
             round_ = Round.objects.create(

@@ -25,7 +25,7 @@ from training.forms import RoundForm
 from training.guides import aim_of
 from training.heldout import comparison
 from training.metrics import read_metrics, seconds_left
-from training.models import LIVE_ROUND_STATES, Round
+from training.models import LIVE_ROUND_STATES, Reference, Round
 from training.options import named_options
 from training.readiness import count_pairs, readiness
 from training.services import NotReady, cancel_round, default_options, start_round
@@ -76,7 +76,7 @@ def _started(request: PageRequest, project: Project, form: RoundForm) -> HttpRes
         project=project,
         actor=request.user,
         options=form.options,
-        reference=Round.Reference(form.cleaned_data["reference"]),
+        reference=Reference(form.cleaned_data["reference"]),
     )
     return redirect("training:round", slug=project.slug, number=round_.number)
 

@@ -1,8 +1,11 @@
 """The record: what is stored, and the constraints that the database itself keeps."""
 
 from labeling.models.comparisons import Comparison, Lease, Skip, Slot
+from labeling.models.evaluations import Evaluation
 from labeling.models.examples import Example, PracticeAnswer
+from labeling.models.figures import Figure
 from labeling.models.judgments import Flag, Judgment
+from labeling.models.notifications import Delivery, Event, Subscription
 from labeling.models.people import Invitation, Membership, Role, TextSize, User
 from labeling.models.policies import Policy, PolicyEvent, PolicyState
 from labeling.models.preferences import Preference
@@ -12,7 +15,11 @@ from labeling.models.queue import QueueChange
 
 __all__ = [
     "Comparison",
+    "Delivery",
+    "Evaluation",
+    "Event",
     "Example",
+    "Figure",
     "Flag",
     "Guidelines",
     "Invitation",
@@ -33,6 +40,7 @@ __all__ = [
     "Skip",
     "Slot",
     "Split",
+    "Subscription",
     "TextSize",
     "User",
 ]

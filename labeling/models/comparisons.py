@@ -9,6 +9,7 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
+from labeling.models.evaluations import Evaluation
 from labeling.models.projects import Project
 from labeling.models.prompts import Prompt, Response
 
@@ -70,6 +71,15 @@ class Comparison(models.Model):
     shuffle_key = models.PositiveIntegerField(
         default=_shuffle_key, help_text="Each annotator starts elsewhere on this circle."
     )
+    evaluation = models.ForeignKey(
+        Evaluation,
+        null=True,
+        blank=True,
+        on_delete=models.CASCADE,
+        db_index=False,
+        related_name="comparisons",
+        help_text="Which evaluation it is for.",
+    )
     gold_tiers = models.JSONField(null=True, blank=True, help_text="The known answer, as tiers.")
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -87,6 +97,11 @@ class Comparison(models.Model):
                 name="comparison_queue",
             ),
             models.Index(fields=["project", "state"], name="comparison_by_state"),
+            models.Index(
+                fields=["evaluation", "state", "shuffle_key"],
+                condition=Q(evaluation__isnull=False),
+                name="comparison_by_evaluation",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -32,6 +32,12 @@ class Policy(models.Model):
     state = models.CharField(
         max_length=16, choices=PolicyState, default=PolicyState.CANDIDATE, db_index=False
     )
+    size_bytes = models.PositiveBigIntegerField(
+        null=True, blank=True, help_text="Of the files that are its own, when last looked at."
+    )
+    deleted_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its files were deleted; the row stays as a record."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -55,15 +61,18 @@ class PolicyEvent(models.Model):
     """What happened to a policy, and who did it. Never changed; no actor means the system."""
 
     class Kind(models.TextChoices):
-        REGISTERED = "registered", "Registered"
-        PROMOTED = "promoted", "Promoted"
-        ROLLED_BACK = "rolled_back", "Rolled back to"
+        REGISTERED = "registered", gettext_lazy("Registered")
+        PROMOTED = "promoted", gettext_lazy("Promoted")
+        ROLLED_BACK = "rolled_back", gettext_lazy("Rolled back to")
+        MERGED = "merged", gettext_lazy("Adapter merged")
+        DELETED = "deleted", gettext_lazy("Files deleted")
 
     policy = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="events")
     replaced = models.ForeignKey(
         Policy, null=True, blank=True, on_delete=models.CASCADE, related_name="+"
     )
     kind = models.CharField(max_length=16, choices=Kind)
+    reason = models.TextField(blank=True, help_text="Why, in the actor's words or the gate's.")
     actor = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
     )

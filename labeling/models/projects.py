@@ -60,6 +60,16 @@ class Project(models.Model):
         validators=[MaxValueValidator(90)],
         help_text="Share of prompts that rounds never train on. Fixed once prompts are there.",
     )
+    evaluation_percent = models.PositiveSmallIntegerField(
+        default=25,
+        validators=[MinValueValidator(1), MaxValueValidator(100)],
+        help_text="Share of what annotators are given that evaluates a new policy, while one is.",
+    )
+    gate_percent = models.PositiveSmallIntegerField(
+        default=50,
+        validators=[MinValueValidator(50), MaxValueValidator(90)],
+        help_text="A policy passes the gate once the lower bound of its win rate exceeds this.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
