@@ -34,13 +34,16 @@ class PairVotes:
 
 
 def check_tiers(tiers: object, slots: int) -> list[list[int]]:
-    """The ranking as lists, if it names each of the slots 0 .. slots-1 once; else BadTiers."""
+    """The ranking as lists, if it names each of the slots 0 .. slots-1 once; else BadTiers.
+
+    A tier has no order within: its slots come sorted, so that equal rankings are written alike.
+    """
     if not isinstance(tiers, list) or not all(isinstance(tier, list) and tier for tier in tiers):
         raise BadTiers("a ranking is a list of tiers, each a list of slots that is not empty")
     named = [slot for tier in tiers for slot in tier]
     if not all(type(slot) is int for slot in named) or sorted(named) != list(range(slots)):
         raise BadTiers(f"a ranking must name each of the {slots} responses once")
-    return [list(tier) for tier in tiers]
+    return [sorted(tier) for tier in tiers]
 
 
 def count_votes(rankings: Iterable[Tiers], slots: int) -> dict[tuple[int, int], PairVotes]:

@@ -18,7 +18,8 @@ def test_the_loop_closes_with_vllm(tmp_path: Path) -> None:
     vllm_python()  # skips where there is none
     table = tmp_path / "table.json"
     command = ["demo", "--headless", "--sampler", "vllm", "--no-bootstrap"]
-    command += ["--rounds", "1"]  # over all prompts: with 160 the gain was once within its noise
+    # Too few prompts to tell whether the policy became better: that takes minutes more.
+    command += ["--rounds", "1", "--prompts", "96"]
     command += ["--port", str(free_port()), "--data", str(tmp_path / "data"), "--json", str(table)]
     done = subprocess.run(
         [sys.executable, "manage.py", *command],
@@ -27,9 +28,11 @@ def test_the_loop_closes_with_vllm(tmp_path: Path) -> None:
         text=True,
         timeout=LIMIT_S,
     )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert table.exists(), f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     before, after = json.loads(table.read_text())["rounds"]
-    assert after["preferred_share"] > before["preferred_share"]
+    better = after["preferred_share"] > before["preferred_share"]
+    assert done.returncode == (0 if better else 1), done.stderr[-2000:]
+    assert after["reward_accuracy"] > 0.5
     assert after["loss_step0"] == pytest.approx(0.693147, abs=1e-5)
     runs = tmp_path / "data" / "runs"
     for run_dir in sorted(runs.glob("batch-*")):

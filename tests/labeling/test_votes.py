@@ -67,4 +67,4 @@ def test_a_ranking_that_does_not_name_each_slot_once_is_refused(tiers) -> None:
 
 @given(rankings(4))
 def test_every_ranking_of_the_slots_is_accepted(ranking) -> None:
-    assert check_tiers(ranking, 4) == ranking
+    assert check_tiers(ranking, 4) == [sorted(tier) for tier in ranking]

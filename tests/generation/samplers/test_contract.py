@@ -40,13 +40,25 @@ def spec(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> SamplerSpec:
     return check_spec(SamplerSpec, spec_for(llama, policies=policies))
 
 
-@pytest.fixture(scope="module", params=["transformers", "vllm", "server"])
+@pytest.fixture(scope="module")
+def plays() -> dict[str, contract.Answers]:
+    """What was played already: in random order a module's parameters come and go."""
+    return {}
+
+
+@pytest.fixture(params=["transformers", "vllm", "server"])
 def answers(
-    request: pytest.FixtureRequest, spec: SamplerSpec, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    spec: SamplerSpec,
+    plays: dict[str, contract.Answers],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> contract.Answers:
     """What a sampler answered in the play."""
-    players = {"transformers": play_transformers, "vllm": play_vllm, "server": play_server}
-    return players[request.param](spec, tmp_path_factory.mktemp(request.param), request)
+    name = request.param
+    if name not in plays:
+        players = {"transformers": play_transformers, "vllm": play_vllm, "server": play_server}
+        plays[name] = players[name](spec, tmp_path_factory.mktemp(name), request)
+    return plays[name]
 
 
 def play_transformers(spec: SamplerSpec, *_: object) -> contract.Answers:
