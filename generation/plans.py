@@ -19,7 +19,8 @@ from generation.selecting import Selection, least_answered
 from generation.services import BatchLive, CannotGenerate, start_batch
 from jobs.models import Schedule
 from jobs.schedule import set_paused, set_schedule
-from labeling.models import Comparison, Policy, Project, User
+from labeling.models import Comparison, Evaluation, Policy, Project, User
+from labeling.services.evaluating import want_again
 from labeling.services.promoting import serving_policy
 
 KIND = "generation.top_up"
@@ -111,6 +112,8 @@ def top_up(
     if plan is None or serving is None:
         return None
     missing = plan.ready - ready_now(project)
+    if project.evaluations.filter(state=Evaluation.State.WAITING).exists():
+        return None  # its responses come first: people wait to know which policy is better
     if missing <= 0 or project.batches.filter(state__in=LIVE_BATCH_STATES).exists():
         return None
     circumstances = _circumstances(project, serving)
@@ -215,6 +218,12 @@ def follow_up(*, batch: Batch) -> None:
 
 
 def carry_on(batch: Batch) -> None:
-    """What comes after a batch that succeeded: another policy's, or more to keep enough ready."""
+    """What comes after a batch that succeeded.
+
+    An evaluation's judgments, or its responses; another policy's candidates; or more to keep
+    enough ready.
+    """
+    for evaluation in batch.project.evaluations.filter(state=Evaluation.State.WAITING):
+        want_again(evaluation)
     follow_up(batch=batch)
     top_up(project=batch.project)

@@ -25,12 +25,13 @@ from generation.models import (
 )
 from generation.run_dirs import Output, Written, prompt_rows, spec_of
 from generation.selecting import NOT_ANSWERED, Selection, missing_ids, select_prompts
-from generation.storing import comparisons_of, store
+from generation.storing import comparisons_of, pairs_of, store
 from jobs import queue
 from jobs.run_dir import write_json, write_jsonl
-from labeling.models import Comparison, Policy, Project, User
+from labeling.models import Comparison, Evaluation, Policy, Project, User
 from labeling.services.comparing import create_comparisons
 from labeling.services.continuing import continue_conversations
+from labeling.services.evaluating import take_pairs
 from labeling.services.promoting import serving_policy
 
 KIND = "generation.batch"
@@ -71,6 +72,7 @@ def start_batch(
     actor: User | None,
     origin: Batch.Origin = Batch.Origin.MANUAL,
     selection: Selection = NOT_ANSWERED,
+    evaluation: Evaluation | None = None,
     seed: int | None = None,
     k: int = 4,
     temperature: float = 1.0,
@@ -83,6 +85,8 @@ def start_batch(
 ) -> Batch:
     """Have policies, by weight, answer the selected prompts k times each, and compare these.
 
+    With an evaluation the comparisons are its own, each of one response of either policy.
+
     CannotGenerate where something asked for cannot be or no prompt is left by the selection;
     BatchLive where a batch of the project is live already.
     """
@@ -93,6 +97,7 @@ def start_batch(
         project=project,
         leading=leading,
         origin=origin,
+        evaluation=evaluation,
         selection=selection.as_json(),
         seed=0 if seed is None else seed,
         k=k,
@@ -300,10 +305,13 @@ def _take_in(batch: Batch, output: Output, chunk: Sequence[Written]) -> None:
     _lock(batch)
     stored = store(batch, output, chunk)
     serves = serving_policy(batch.project) == batch.leading
-    made = create_comparisons(
-        project=batch.project, wanted=comparisons_of(batch, stored), retired=not serves
-    )
-    if serves:
+    if batch.evaluation is not None:
+        made = take_pairs(evaluation=batch.evaluation, pairs=pairs_of(batch.evaluation, stored))
+    else:
+        made = create_comparisons(
+            project=batch.project, wanted=comparisons_of(batch, stored), retired=not serves
+        )
+    if serves and batch.evaluation is None:
         continue_conversations(responses=[one.response for one in stored if one.new])
     batch.taken += len(chunk)
     batch.comparisons = (batch.comparisons or 0) + (len(made) if serves else 0)

@@ -10,7 +10,7 @@ from django.db.models import F
 from generation.models import Batch
 from generation.pairing import Candidate, pair
 from generation.run_dirs import Output, Row, Written
-from labeling.models import Response
+from labeling.models import Evaluation, Response
 from labeling.models.prompts import text_digest
 from labeling.services.comparing import NewComparison
 
@@ -111,6 +111,19 @@ def comparisons_of(batch: Batch, stored: Sequence[Stored]) -> list[NewComparison
         comparison
         for prompt, sampled in by_prompt.items()
         for comparison in _of_prompt(batch, prompt, sampled)
+    ]
+
+
+def pairs_of(evaluation: Evaluation, stored: Sequence[Stored]) -> list[tuple[Response, Response]]:
+    """The two policies' responses to each prompt side by side, the new policy's first."""
+    by_prompt: dict[int, dict[int, list[Response]]] = defaultdict(lambda: defaultdict(list))
+    for one in stored:
+        if one.response.policy_id is not None:
+            by_prompt[one.response.prompt_id][one.response.policy_id].append(one.response)
+    return [
+        pair
+        for written in by_prompt.values()
+        for pair in zip(written[evaluation.policy_id], written[evaluation.against_id], strict=False)
     ]
 
 

@@ -94,6 +94,25 @@ class SettingsForm(forms.Form):
         label=_("Annotators go through the examples before their first verdict"), required=False
     )
 
+    evaluation_percent = forms.IntegerField(
+        label=_("Comparisons that evaluate, in percent"),
+        min_value=1,
+        max_value=100,
+        help_text=_(
+            "So many of the comparisons that annotators are given, while a new policy is being "
+            "evaluated. They look like all others."
+        ),
+    )
+    gate_percent = forms.IntegerField(
+        label=_("Gate, in percent"),
+        min_value=50,
+        max_value=90,
+        help_text=_(
+            "A new policy may serve once the lower bound of its win rate exceeds this. Before that, "
+            "whoever promotes it says why."
+        ),
+    )
+
     def __init__(self, project: Project, data: Mapping[str, Any] | None = None) -> None:
         initial = {
             "name": project.name,
@@ -104,6 +123,8 @@ class SettingsForm(forms.Form):
             "rationale": project.rationale,
             "rejudge_hours": project.rejudge_hours,
             "practice": project.practice,
+            "evaluation_percent": project.evaluation_percent,
+            "gate_percent": project.gate_percent,
         }
         super().__init__(data, initial=initial)
         self.project = project

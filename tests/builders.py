@@ -18,6 +18,7 @@ from jobs.run_dir import read_jsonl, write_json, write_jsonl
 from labeling.chat import Message
 from labeling.models import (
     Comparison,
+    Evaluation,
     Judgment,
     Membership,
     Policy,
@@ -32,6 +33,7 @@ from labeling.models import (
 from labeling.models.prompts import prompt_digest, split_of, text_digest
 from labeling.services.assigning import lease_again
 from labeling.services.comparing import NewComparison, create_comparisons
+from labeling.services.evaluating import begin_judging, start_evaluation, take_pairs
 from labeling.services.judging import record_judgment
 from labeling.services.verdicts import Verdict
 
@@ -244,3 +246,44 @@ def real_data(name: str) -> Path:
     if not (folder / name).is_file():
         pytest.skip(f"{name} is not here: PREFLOOP_TEST_DATA names the folder of real data")
     return folder / name
+
+
+def make_evaluation(
+    *, project: Project | None = None, pairs: int = 10, wanted: int = 200, **options: Any
+) -> Evaluation:
+    """An evaluation that people judge: a pair of responses to each of so many held-out prompts."""
+    project = project or make_project()
+    serving = project.policies.filter(state=PolicyState.SERVING).first()
+    serving = serving or make_policy(project=project, state=PolicyState.SERVING)
+    new = make_policy(project=project, parent=serving)
+    prompts = [make_prompt(project=project, split=Split.HELD_OUT) for _ in range(pairs)]
+    if not pairs:
+        make_prompt(project=project, split=Split.HELD_OUT)
+    evaluation = start_evaluation(
+        policy=new, actor=options.pop("actor", None), wanted=wanted, **options
+    )
+    answered = [
+        (
+            make_responses(prompt=prompt, k=1, policy=new)[0],
+            make_responses(prompt=prompt, k=1, policy=serving)[0],
+        )
+        for prompt in prompts
+    ]
+    take_pairs(evaluation=evaluation, pairs=answered)
+    begin_judging(evaluation=evaluation)
+    evaluation.refresh_from_db()
+    return evaluation
+
+
+def judge_evaluation(evaluation: Evaluation, outcomes: str, annotator: User | None = None) -> None:
+    """Judge its open comparisons in turn: "w" the new policy wins, "t" a tie, "b" both bad, "l"."""
+    tiers = {"w": [[0], [1]], "l": [[1], [0]], "t": [[0, 1]], "b": [[0, 1]]}
+    annotator = annotator or make_user(role=Role.ANNOTATOR, project=evaluation.project)
+    left = evaluation.comparisons.filter(state=Comparison.State.OPEN).order_by("pk")
+    for comparison, outcome in zip(list(left), outcomes, strict=False):
+        judge(
+            comparison=comparison,
+            annotator=annotator,
+            tiers=tiers[outcome],
+            all_bad=outcome == "b",
+        )

@@ -25,6 +25,7 @@ from training.starter.styles import StyleClassifier
 ROUNDS = 2
 JOB_LIMIT_S = 30 * 60
 POLL_S = 0.5
+WHY_PROMOTED = "The demo promotes every round's policy, to show the loop."
 
 
 class LoopError(Exception):
@@ -110,7 +111,8 @@ class Loop:
         if policy is None:
             raise LoopError(f"Round {round_.number} made no policy")
         policies = self._manager.get(reverse("labeling:policies", args=[SLUG]))
-        self._manager.send(policies.form(reverse("labeling:promote", args=[SLUG, policy.pk])))
+        promote = policies.form(reverse("labeling:promote", args=[SLUG, policy.pk]))
+        self._manager.send(promote, {"reason": WHY_PROMOTED})
         self.wait_for_candidates(f"Round {round_.number}: new candidates")
 
     def wait_for_candidates(self, label: str) -> None:

@@ -6,6 +6,7 @@ once more when the judgment is written.
 
 import hashlib
 import random
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -212,13 +213,24 @@ def _first_in_order(project: Project, annotator: User, start: int) -> Queued | N
     """The best level of priority and judgments, and there the first from `start` on.
 
     `start` is a place on the circle of shuffle keys: people begin elsewhere, so they seldom want
-    the same row. Two walks along the queue's index, however long the queue is.
+    the same row. Two walks along the queue's index, however long the queue is. While a policy is
+    evaluated, chance gives its comparisons the share that the project sets, and all that is left
+    where nothing else is.
     """
     first = partial(statements.first_in_queue, project=project.pk, annotator=annotator.pk)
     best = first()
-    if best is None or best.shuffle_key >= start:
+    if best is None or best.evaluation and _turn_of_evaluation(project):
+        found = statements.first_of_evaluation(
+            project=project.pk, annotator=annotator.pk, start=start
+        )
+        return found or best
+    if best.shuffle_key >= start:
         return best
     return first(level=(best.priority, best.judged, start)) or best
+
+
+def _turn_of_evaluation(project: Project) -> bool:
+    return secrets.randbelow(100) < project.evaluation_percent
 
 
 def _place_on_circle(project: Project, annotator: User) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from django.db import transaction
 
-from labeling.models import Comparison, Lease, Policy, Project, Response, Slot
+from labeling.models import Comparison, Evaluation, Lease, Policy, Project, Response, Slot
 
 
 class CannotCompare(ValueError):
@@ -29,10 +29,12 @@ def create_comparisons(
     wanted: Collection[NewComparison],
     overlap: int | None = None,
     retired: bool = False,
+    evaluation: Evaluation | None = None,
 ) -> list[Comparison]:
     """Make comparisons, each wanting `overlap` judgments (default: the project's).
 
     `retired`: of a policy that has been replaced; `reopen_retired` opens them if it serves again.
+    `evaluation`: what they are for, if that is to compare two policies.
     CannotCompare, with nothing written, where one of them is none.
     """
     for one in wanted:
@@ -47,6 +49,7 @@ def create_comparisons(
                 pairing=one.pairing,
                 state=Comparison.State.RETIRED if retired else Comparison.State.OPEN,
                 overlap=overlap or project.overlap,
+                evaluation=evaluation,
             )
             for one in wanted
         ],

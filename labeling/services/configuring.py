@@ -24,6 +24,8 @@ OWN_COLUMNS = {
     "rejudge_hours",
     "practice",
     "held_out_percent",
+    "evaluation_percent",
+    "gate_percent",
 }
 
 
@@ -39,6 +41,8 @@ class Settings(TypedDict, total=False):
     rejudge_hours: int
     practice: bool
     held_out_percent: int
+    evaluation_percent: int
+    gate_percent: int
 
 
 @transaction.atomic

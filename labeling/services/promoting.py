@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from labeling.models import Policy, PolicyEvent, PolicyState, Project, User
 from labeling.policy_files import check_policy_dir, policy_digest
 from labeling.services.comparing import reopen_retired, retire_unjudged
+from labeling.win_rates import evidence
 
 # Sent after the commit, with policy and actor: generation answers by writing new candidates.
 policy_promoted = Signal()
@@ -16,6 +17,10 @@ policy_promoted = Signal()
 
 class CannotPromote(Exception):
     """The policy is not of this kind of state; the message says what to do."""
+
+
+class ReasonNeeded(CannotPromote):
+    """A person promotes a policy that has not passed the gate, and does not say why."""
 
 
 def register_policy(
@@ -78,30 +83,41 @@ def replaced_policy(policy: Policy) -> Policy | None:
 
 
 @transaction.atomic
-def promote(*, policy: Policy, actor: User | None) -> Policy:
+def promote(*, policy: Policy, actor: User | None, reason: str = "") -> Policy:
     """Put a policy into service in place of the one that serves.
 
-    Unjudged comparisons of the replaced policy are retired. CannotPromote if it serves already.
+    Unjudged comparisons of the replaced policy are retired. CannotPromote if it serves already;
+    ReasonNeeded where a person gives no reason and people's judgments give none either.
     """
-    return _replace_serving(policy, PolicyEvent.Kind.PROMOTED, actor)
+    serving = serving_policy(policy.project)
+    found = evidence(policy, serving) if serving and serving != policy else ""
+    reason = reason.strip() or found
+    if actor is not None and not reason and serving != policy:
+        raise ReasonNeeded(
+            _("%(policy)s has not passed the gate. Say why it shall serve all the same.")
+            % {"policy": policy.name}
+        )
+    return _replace_serving(policy, PolicyEvent.Kind.PROMOTED, actor, reason)
 
 
 @transaction.atomic
-def roll_back(*, project: Project, actor: User | None) -> Policy:
-    """Put the policy back into service that the serving one replaced."""
+def roll_back(*, project: Project, actor: User | None, reason: str = "") -> Policy:
+    """Put the policy back into service that the serving one replaced; nobody must say why."""
     current = serving_policy(project)
     previous = replaced_policy(current) if current else None
     if previous is None:
         raise CannotPromote(_("The first policy serves: there is none to go back to."))
-    return _replace_serving(previous, PolicyEvent.Kind.ROLLED_BACK, actor)
+    return _replace_serving(previous, PolicyEvent.Kind.ROLLED_BACK, actor, reason.strip())
 
 
-def _replace_serving(policy: Policy, kind: PolicyEvent.Kind, actor: User | None) -> Policy:
+def _replace_serving(
+    policy: Policy, kind: PolicyEvent.Kind, actor: User | None, reason: str
+) -> Policy:
     Project.objects.select_for_update(no_key=True).get(pk=policy.project_id)
     policy.refresh_from_db()
     if policy.state == PolicyState.SERVING:
         raise CannotPromote(_("%(policy)s serves already.") % {"policy": policy.name})
-    _serve(policy, kind, actor)
+    _serve(policy, kind, actor, reason)
     retire_unjudged(project=policy.project, keep_policy=policy.pk)
     reopen_retired(policy=policy)
     transaction.on_commit(
@@ -110,7 +126,7 @@ def _replace_serving(policy: Policy, kind: PolicyEvent.Kind, actor: User | None)
     return policy
 
 
-def _serve(policy: Policy, kind: PolicyEvent.Kind, actor: User | None) -> None:
+def _serve(policy: Policy, kind: PolicyEvent.Kind, actor: User | None, reason: str = "") -> None:
     serving = policy.project.policies.select_for_update().filter(state=PolicyState.SERVING)
     replaced = serving.first()
     if replaced is not None:
@@ -118,10 +134,16 @@ def _serve(policy: Policy, kind: PolicyEvent.Kind, actor: User | None) -> None:
         replaced.save(update_fields=["state"])
     policy.state = PolicyState.SERVING
     policy.save(update_fields=["state"])
-    _note(policy, kind, actor, replaced)
+    _note(policy, kind, actor, replaced, reason)
 
 
 def _note(
-    policy: Policy, kind: PolicyEvent.Kind, actor: User | None, replaced: Policy | None = None
+    policy: Policy,
+    kind: PolicyEvent.Kind,
+    actor: User | None,
+    replaced: Policy | None = None,
+    reason: str = "",
 ) -> None:
-    PolicyEvent.objects.create(policy=policy, kind=kind, actor=actor, replaced=replaced)
+    PolicyEvent.objects.create(
+        policy=policy, kind=kind, actor=actor, replaced=replaced, reason=reason
+    )

@@ -15,14 +15,34 @@ from django.db import connection
 from django.db.models import Model
 from django.utils import timezone
 
-from labeling.models import Comparison, Judgment, Lease, Project, Prompt, Response, Skip, Slot
+from labeling.models import (
+    Comparison,
+    Evaluation,
+    Judgment,
+    Lease,
+    Project,
+    Prompt,
+    Response,
+    Skip,
+    Slot,
+)
 
 ModelT = TypeVar("ModelT", bound=Model)
 
 # What the statements are put together from: table names, and conditions that several share.
 _PARTS = {
     model.__name__.lower(): f'"{model._meta.db_table}"'
-    for model in (Comparison, Judgment, Lease, Project, Prompt, Response, Skip, Slot)
+    for model in (
+        Comparison,
+        Evaluation,
+        Judgment,
+        Lease,
+        Project,
+        Prompt,
+        Response,
+        Skip,
+        Slot,
+    )
 }
 
 
@@ -46,16 +66,26 @@ _PARTS["eligible"] = _fill("""
     AND NOT EXISTS (SELECT 1 FROM {slot} s JOIN {response} r ON r.id = s.response_id
         WHERE s.comparison_id = c.id AND r.annotator_id = %(annotator)s)
 """)
-_FIRST = _fill("""
-    SELECT c.id, c.priority, c.judged, c.overlap, c.shuffle_key FROM {comparison} c
+_PARTS["judging"] = _fill(
+    "(SELECT e.id FROM {evaluation} e WHERE e.project_id = %(project)s AND e.state = 'judging')"
+)
+_PARTS["queued"] = _fill("""
+    SELECT c.id, c.priority, c.judged, c.overlap, c.shuffle_key, {judging} FROM {comparison} c
     WHERE {eligible}
+""")
+_FIRST = _fill("""
+    {queued} AND c.evaluation_id IS NULL
     ORDER BY c.priority DESC, c.judged DESC, c.shuffle_key LIMIT 1
 """)
 _FIRST_FROM = _fill("""
-    SELECT c.id, c.priority, c.judged, c.overlap, c.shuffle_key FROM {comparison} c
-    WHERE {eligible}
+    {queued} AND c.evaluation_id IS NULL
     AND c.priority = %(priority)s AND c.judged = %(judged)s AND c.shuffle_key >= %(start)s
     ORDER BY c.shuffle_key LIMIT 1
+""")
+# Of the one evaluation that is being judged: at most some thousands, so the circle may be sorted.
+_FIRST_OF_EVALUATION = _fill("""
+    {queued} AND c.evaluation_id = {judging}
+    ORDER BY c.shuffle_key < %(start)s, c.shuffle_key LIMIT 1
 """)
 _LEFT = _fill("""
     SELECT count(*) FROM (SELECT 1 FROM {comparison} c WHERE {eligible} LIMIT %(most)s) AS reachable
@@ -115,6 +145,7 @@ class Queued(NamedTuple):
     judged: int
     overlap: int
     shuffle_key: int
+    evaluation: int | None  # the project's evaluation that is being judged now, if any
 
 
 class Shown(NamedTuple):
@@ -161,13 +192,26 @@ def first_in_queue(
 ) -> Queued | None:
     """The first comparison that the annotator may have, locked; one that is locked is passed over.
 
-    `level`: of this priority and number of judgments only, from this shuffle key on.
+    `level`: of this priority and number of judgments only, from this shuffle key on. Those that
+    evaluate a policy are left to `first_of_evaluation`.
     """
     values: dict[str, Any] = {"project": project, "annotator": annotator, "now": timezone.now()}
     if level is not None:
         values |= dict(zip(("priority", "judged", "start"), level, strict=True))
     statement = _FIRST if level is None else _FIRST_FROM
     found = _rows(statement + _locking("c", skip=True), **values)
+    return Queued(*found[0]) if found else None
+
+
+def first_of_evaluation(*, project: int, annotator: int, start: int) -> Queued | None:
+    """The first comparison that evaluates a policy, from this shuffle key on; locked likewise."""
+    found = _rows(
+        _FIRST_OF_EVALUATION + _locking("c", skip=True),
+        project=project,
+        annotator=annotator,
+        now=timezone.now(),
+        start=start,
+    )
     return Queued(*found[0]) if found else None
 
 

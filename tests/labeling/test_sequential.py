@@ -1,0 +1,118 @@
+"""The confidence sequence and the win rate at equal length, against what is known of them."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labeling.length_control import LEAST, length_controlled
+from labeling.sequential import ALPHA, Tally, interval, intervals, log_capital
+
+counts = st.integers(0, 400)
+
+
+def capital(tally: Tally, rate: float) -> float:
+    wins, ties, losses = (np.array([float(n)]) for n in (tally.wins, tally.ties, tally.losses))
+    return float(log_capital(wins, ties, losses, np.array([rate]))[0])
+
+
+@given(counts, counts, counts)
+def test_the_interval_holds_the_rate_and_mirrors_when_the_policies_change_places(w, t, lost):
+    tally = Tally(wins=w, ties=t, losses=lost)
+    low, high = interval(tally)
+    assert 0 <= low <= tally.rate <= high <= 1
+    mirrored = interval(Tally(wins=lost, ties=t, losses=w))
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-5)
+
+
+@given(counts, counts, counts)
+def test_the_ends_are_where_the_capital_reaches_its_limit(w, t, lost):
+    tally = Tally(wins=w, ties=t, losses=lost)
+    for end in interval(tally):
+        if 0 < end < 1:
+            assert capital(tally, end) == pytest.approx(-math.log(ALPHA), abs=0.01)
+
+
+def test_without_judgments_nothing_is_known():
+    assert interval(Tally()) == (0.0, 1.0)
+
+
+@given(st.floats(0.01, 0.99), st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
+def test_a_bet_is_fair_at_the_true_rate(rate, w, t, lost):
+    """E[K after one more judgment] = K, whatever share of them are ties."""
+    before = Tally(wins=w, ties=t, losses=lost)
+    now = capital(before, rate)
+    for ties in (0.0, min(rate, 1 - rate)):
+        win = rate - ties / 2
+        after = [
+            (win, Tally(wins=w + 1, ties=t, losses=lost)),
+            (ties, Tally(wins=w, ties=t + 1, losses=lost)),
+            (1 - win - ties, Tally(wins=w, ties=t, losses=lost + 1)),
+        ]
+        expected = sum(chance * math.exp(capital(one, rate) - now) for chance, one in after)
+        assert expected == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("win", "tie"), [(0.5, 0.0), (0.45, 0.3), (0.7, 0.1)])
+def test_it_covers_the_true_rate_at_every_look(win, tie):
+    looks, missed, runs = 300, 0, 200
+    draws = np.random.default_rng(6).random((runs, looks))
+    wins = np.cumsum(draws < win, axis=1).astype(float)
+    ties = np.cumsum((draws >= win) & (draws < win + tie), axis=1).astype(float)
+    losses = np.arange(1, looks + 1) - wins - ties
+    rates = np.full(looks, win + tie / 2)
+    for run in range(runs):
+        capitals = log_capital(wins[run], ties[run], losses[run], rates)
+        missed += bool((capitals >= -math.log(ALPHA)).any())
+    assert missed <= 0.08 * runs  # at most 5 % are expected
+
+
+def test_many_at_once_are_what_each_is_alone():
+    tallies = [Tally(wins=n, ties=n // 2, losses=40 - n) for n in range(0, 41, 5)]
+    assert intervals(tallies) == [interval(one) for one in tallies]
+
+
+def test_more_judgments_and_more_ties_make_it_narrower():
+    def width(tally: Tally) -> float:
+        low, high = interval(tally)
+        return high - low
+
+    assert width(Tally(wins=60, losses=40)) < width(Tally(wins=6, losses=4))
+    assert width(Tally(wins=40, ties=40, losses=20)) < width(Tally(wins=60, losses=40))
+
+
+# Length
+
+
+def drawn(theta: float, phi: float, number: int = 2000) -> tuple[list[float], list[float]]:
+    luck = random.Random(3)
+    longer = [luck.gauss(60, 100) for _ in range(number)]
+    spread = float(np.std(longer))
+    chance = [1 / (1 + math.exp(-theta - phi * math.tanh(one / spread))) for one in longer]
+    return [float(luck.random() < p) for p in chance], longer
+
+
+def test_what_length_has_won_is_taken_out():
+    scores, longer = drawn(theta=0.0, phi=1.5)
+    assert np.mean(scores) > 0.6
+    found = length_controlled(scores, longer)
+    assert found is not None
+    rate, low, high = found
+    assert low < 0.5 < high
+    assert rate == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_length_has_not_won_stays():
+    found = length_controlled(*drawn(theta=0.6, phi=0.0))
+    assert found is not None
+    assert found[0] == pytest.approx(1 / (1 + math.exp(-0.6)), abs=0.03)
+
+
+def test_it_stays_finite_where_all_agree_or_all_are_as_long_and_waits_for_enough():
+    found = length_controlled([1.0] * LEAST, [0.0] * LEAST)
+    assert found is not None
+    assert 0.9 < found[0] < 1
+    assert length_controlled([1.0] * (LEAST - 1), [5.0] * (LEAST - 1)) is None
