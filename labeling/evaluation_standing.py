@@ -15,8 +15,8 @@ from labeling.intervals import wilson
 from labeling.models import Evaluation
 from labeling.win_rates import WinRate, passes_gate, win_rate
 
-WIDTH, HEIGHT = 640, 220
-LEFT, RIGHT, TOP, BOTTOM = 44, 12, 12, 26
+WIDTH, HEIGHT = 420, 190
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
 HALF = 0.5
 # A win rate that shrinks by so much at equal length was won by length.
 BOUGHT = 0.05

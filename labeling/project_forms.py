@@ -108,8 +108,8 @@ class SettingsForm(forms.Form):
         min_value=50,
         max_value=90,
         help_text=_(
-            "A new policy may serve once the lower bound of its win rate exceeds this. Before that, "
-            "whoever promotes it says why."
+            "A new policy may serve once the lower bound of its win rate exceeds this. Before "
+            "that, whoever promotes it says why."
         ),
     )
 

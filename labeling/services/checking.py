@@ -18,6 +18,7 @@ from labeling.models import (
     Prompt,
     Response,
     Slot,
+    Split,
 )
 from labeling.models.prompts import prompt_digest, split_of, text_digest
 from labeling.services.aggregating import preferences_of
@@ -74,6 +75,19 @@ def _slots() -> Iterator[str]:
     bad = counted.filter(Q(slots_number__lt=2) | ~Q(texts=F("slots_number")))
     for pk in bad.values_list("pk", flat=True):
         yield f"comparison {pk}: has fewer than two responses, or identical ones"
+
+
+def _evaluations() -> Iterator[str]:
+    """What compares two policies compares these, on prompts that no round learns from."""
+    rows = Comparison.objects.filter(evaluation__isnull=False)
+    own = Q(slots__response__policy=F("evaluation__policy"))
+    other = Q(slots__response__policy=F("evaluation__against"))
+    counted = rows.annotate(
+        own=Count("slots", filter=own), other=Count("slots", filter=other), all=Count("slots")
+    )
+    held_out = Q(prompt__split=Split.HELD_OUT)
+    for pk in counted.exclude(held_out, own=1, other=1, all=2).values_list("pk", flat=True):
+        yield f"comparison {pk}: does not compare its evaluation's policies on a held-out prompt"
 
 
 def _overlaps() -> Iterator[str]:
@@ -188,6 +202,7 @@ CHECKS: tuple[Callable[[], Iterator[str]], ...] = (
     _continuations,
     _responses,
     _slots,
+    _evaluations,
     _overlaps,
     _judgments,
     _rewrites,

@@ -14,7 +14,6 @@ from labeling.models import PolicyState, Project
 from labeling.models.evaluations import MOST_WANTED
 from labeling.requests import PageRequest
 from labeling.services import evaluating
-from labeling.services.gating import look
 
 PAGE_EVERY_S = 5
 
@@ -43,9 +42,6 @@ def evaluation(request: PageRequest, slug: str, evaluation: int) -> HttpResponse
         ),
         pk=evaluation,
     )
-    if found.live:
-        look(found)
-        found.refresh_from_db()
     context = {
         "project": project,
         "evaluation": found,

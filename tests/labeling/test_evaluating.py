@@ -8,8 +8,18 @@ from django.utils import timezone
 
 from jobs.models import Schedule
 from labeling.evaluation_tasks import look_at_evaluation
-from labeling.models import Comparison, Evaluation, Lease, PolicyEvent, Project, User
+from labeling.models import (
+    Comparison,
+    Evaluation,
+    Lease,
+    PolicyEvent,
+    Project,
+    Prompt,
+    Response,
+    User,
+)
 from labeling.services.assigning import next_assignment
+from labeling.services.checking import breaches
 from labeling.services.configuring import configure
 from labeling.services.evaluating import (
     CannotEvaluate,
@@ -260,6 +270,19 @@ def test_promotion_of_another_policy_ends_it_and_says_so(django_capture_on_commi
         promote(policy=other, actor=None)
     assert fresh(evaluation).problem == "Another came to serve meanwhile."
     assert fresh(evaluation).state == State.ENDED
+
+
+def test_the_record_is_checked_for_pairs_of_other_policies_or_sides() -> None:
+    def told() -> list[str]:
+        return [one.split(":")[0] for one in breaches() if "evaluation" in one]
+
+    evaluation = make_evaluation(pairs=3)
+    assert told() == []
+    first, second = evaluation.comparisons.order_by("pk")[:2]
+    Prompt.objects.filter(pk=first.prompt_id).update(split="train", messages=[])
+    other = make_policy(project=evaluation.project)
+    Response.objects.filter(slots__comparison=second, slots__index=0).update(policy=other)
+    assert told() == [f"comparison {one.pk}" for one in (first, second)]
 
 
 def test_its_judgments_are_no_preferences_to_train_on() -> None:
