@@ -86,7 +86,8 @@ def _evaluations() -> Iterator[str]:
         own=Count("slots", filter=own), other=Count("slots", filter=other), all=Count("slots")
     )
     held_out = Q(prompt__split=Split.HELD_OUT)
-    for pk in counted.exclude(held_out, own=1, other=1, all=2).values_list("pk", flat=True):
+    strange = counted.exclude(held_out, own=1, other=1, all=2).order_by("pk")
+    for pk in strange.values_list("pk", flat=True):
         yield f"comparison {pk}: does not compare its evaluation's policies on a held-out prompt"
 
 
