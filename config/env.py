@@ -76,6 +76,41 @@ def web_addresses(name: str) -> list[str]:
     return found
 
 
+def web_address(name: str) -> str:
+    """One such address, "" without one."""
+    found = web_addresses(name)
+    if len(found) > 1:
+        raise SettingError(f"{PREFIX}{name} must be one address, not {len(found)}")
+    return found[0] if found else ""
+
+
+def mail_server(name: str) -> dict[str, Any]:
+    """Django's settings of a mail server from smtp+tls://user:password@host:587; host "" if none.
+
+    smtp+tls turns to TLS after the greeting, smtps speaks it from the start, smtp does not.
+    """
+    value = text(name)
+    ports = {"smtp": 25, "smtp+tls": 587, "smtps": 465}
+    try:
+        parts = urlsplit(value)
+        port = parts.port or ports.get(parts.scheme, 0)
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    bare = not (parts.path.strip("/") or parts.query or parts.fragment)
+    if value and not (parts.scheme in ports and port and parts.hostname and bare):
+        raise SettingError(  # without the value: it may hold a password
+            f"{PREFIX}{name} must look like smtp+tls://user:password@host:587, smtps:// or smtp://"
+        )
+    return {
+        "EMAIL_HOST": parts.hostname or "",
+        "EMAIL_PORT": port,
+        "EMAIL_HOST_USER": unquote(parts.username or ""),
+        "EMAIL_HOST_PASSWORD": unquote(parts.password or ""),
+        "EMAIL_USE_TLS": parts.scheme == "smtp+tls",
+        "EMAIL_USE_SSL": parts.scheme == "smtps",
+    }
+
+
 def check_key_is_hidden(name: str, addresses: Sequence[str], key_file: str) -> None:
     """A key goes to other machines over https only."""
     open_ones = [

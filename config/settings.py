@@ -43,8 +43,18 @@ try:
     HUB = env.flag("HUB", False)
     # The model that the demo starts from instead of the starter policy: a folder or a hub id.
     MODEL = env.text("MODEL")
+    # What run directories and models may take before older checkpoints go; 0 is no limit.
+    DISK_LIMIT_GB = env.number("DISK_LIMIT_GB", 0)
     # A worker that has not renewed a job's lease for so long has lost it.
     JOB_LEASE_SECONDS = env.number("JOB_LEASE_SECONDS", 30, minimum=1)
+    # Where people reach the site: links in messages begin with it.
+    SITE_URL = env.web_address("SITE_URL")
+    # Whether messages may go to addresses of the operator's own networks, and this machine's.
+    WEBHOOKS_PRIVATE = env.flag("WEBHOOKS_PRIVATE", False)
+    MAIL_SERVER = env.mail_server("EMAIL_URL")
+    DEFAULT_FROM_EMAIL = env.text("EMAIL_FROM")
+    if MAIL_SERVER["EMAIL_HOST"] and not DEFAULT_FROM_EMAIL:
+        raise env.SettingError("PREFLOOP_EMAIL_URL needs PREFLOOP_EMAIL_FROM, the sender's address")
     SECRET_KEY_GIVEN = env.text("SECRET_KEY")
 except env.SettingError as error:
     raise ImproperlyConfigured(str(error)) from None
@@ -187,6 +197,12 @@ CONTENT_SECURITY_POLICY = {
 DATA_UPLOAD_MAX_MEMORY_SIZE = 2_621_440  # bytes
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 200
 DATA_UPLOAD_MAX_NUMBER_FILES = 1
+
+EMAIL_HOST, EMAIL_PORT = MAIL_SERVER["EMAIL_HOST"], MAIL_SERVER["EMAIL_PORT"]
+EMAIL_HOST_USER = MAIL_SERVER["EMAIL_HOST_USER"]
+EMAIL_HOST_PASSWORD = MAIL_SERVER["EMAIL_HOST_PASSWORD"]
+EMAIL_USE_TLS, EMAIL_USE_SSL = MAIL_SERVER["EMAIL_USE_TLS"], MAIL_SERVER["EMAIL_USE_SSL"]
+EMAIL_TIMEOUT = 10  # seconds
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],

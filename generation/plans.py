@@ -13,7 +13,7 @@ from django.utils import timezone, translation
 from django.utils.translation import gettext_noop
 
 from generation.lineage import by_word
-from generation.models import AUTOMATIC, LIVE_BATCH_STATES, Batch, BatchState, Plan
+from generation.models import AUTOMATIC, LIVE_BATCH_STATES, MOST_READY, Batch, BatchState, Plan
 from generation.pairing import BEST_OF_N
 from generation.selecting import Selection, least_answered
 from generation.services import BatchLive, CannotGenerate, start_batch
@@ -91,12 +91,13 @@ def _schedule(plan: Plan) -> None:
 
 
 def ready_now(project: Project) -> int:
-    """Standard comparisons that still want judgments."""
-    return project.comparisons.filter(
+    """Standard comparisons that still want judgments; not counted beyond what a plan can ask."""
+    waiting = project.comparisons.filter(
         state=Comparison.State.OPEN,
         purpose=Comparison.Purpose.STANDARD,
         judged__lt=F("overlap"),
-    ).count()
+    )
+    return waiting[: MOST_READY + 1].count()
 
 
 def top_up(

@@ -30,12 +30,14 @@ from jobs import queue
 from jobs.models import Job
 from jobs.run_dir import RunDirError, read_jsonl
 from labeling.access import MANAGERS, project_for
+from labeling.figures import counted, figure
 from labeling.models import Project
 from labeling.overview import worker_silence
 from labeling.requests import PageRequest
 from labeling.services.promoting import serving_policy
 
 PAGE = 20
+UNANSWERED = "batches.unanswered"
 SHOWN_FAILURES = 20
 PROOF_EVENTS = 1000  # of a batch; a run writes a handful
 WRITING = gettext_noop("writing responses")
@@ -131,9 +133,21 @@ def _matching(project: Project, forms: BatchForms) -> dict[str, Any]:
     found = {"serving": serving, "matching": 0, "untouched": selection == NOT_ANSWERED}
     if serving is not None:
         writers = forms.who.weights or {serving: 1}
-        asked = select_prompts(project, selection, leading=serving, policies=writers.keys())
-        found["matching"] = asked.count()
+        if selection == NOT_ANSWERED:
+            found["matching"] = figure(project, UNANSWERED).value
+        else:
+            asked = select_prompts(project, selection, leading=serving, policies=writers.keys())
+            found["matching"] = asked.count()
     return found
+
+
+@counted(UNANSWERED)
+def _unanswered(project: Project) -> int:
+    """Prompts that the serving policy has not answered, as every opening of the page asks."""
+    serving = serving_policy(project)
+    if serving is None:
+        return 0
+    return select_prompts(project, NOT_ANSWERED, leading=serving, policies=[]).count()
 
 
 def batch(request: PageRequest, slug: str, number: int) -> HttpResponse:

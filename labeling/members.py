@@ -1,4 +1,7 @@
-"""The members of a project as a manager sees them: four queries, five with practice."""
+"""The members of a project as a manager sees them.
+
+What they have done is counted over all judgments, and kept where that takes long.
+"""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -8,9 +11,11 @@ from typing import Any
 from django.db.models import Count, Q
 
 from labeling.days import midnight
+from labeling.figures import Kept, counted, figure
 from labeling.models import Flag, Judgment, Membership, Project, Role
 from labeling.services.examples import practice_scores
 
+NAME = "members.work"
 LATEST = 10_000  # verdicts of the project that the median times are taken from
 ORDER = (Role.MANAGER, Role.ANNOTATOR, Role.CONSUMER)
 
@@ -38,6 +43,7 @@ class Members:
 
     rows: list[Member]
     of_others: int
+    kept: Kept
 
 
 def members_of(project: Project) -> Members:
@@ -46,22 +52,33 @@ def members_of(project: Project) -> Members:
         project.memberships.select_related("user"),
         key=lambda one: (ORDER.index(Role(one.role)), one.user.username.casefold()),
     )
-    verdicts, seconds = _verdicts(project), _median_seconds(project)
-    flags = Flag.objects.standing().filter(comparison__project=project).order_by()
-    flagged = dict(flags.values_list("annotator").annotate(Count("pk")))
-    nothing = {"today": 0, "total": 0}
+    kept = figure(project, NAME)
+    work = dict(kept.value)
+    nothing = {"today": 0, "total": 0, "flags": 0, "seconds": None}
     scores = practice_scores(project) if project.practice else {}
     rows = [
         Member(
             membership=one,
-            **verdicts.pop(one.user_id, nothing),
-            flags=flagged.get(one.user_id, 0),
-            seconds=seconds.get(one.user_id),
+            **nothing | work.pop(str(one.user_id), nothing),
             practice=scores.get(one.user_id),
         )
         for one in memberships
     ]
-    return Members(rows=rows, of_others=sum(left["total"] for left in verdicts.values()))
+    others = sum(left.get("total", 0) for left in work.values())
+    return Members(rows=rows, of_others=others, kept=kept)
+
+
+@counted(NAME)
+def _work(project: Project) -> dict[str, dict[str, Any]]:
+    """What each person has done in the project, by id."""
+    flags = Flag.objects.standing().filter(comparison__project=project).order_by()
+    flagged = dict(flags.values_list("annotator").annotate(Count("pk")))
+    verdicts, seconds = _verdicts(project), _median_seconds(project)
+    return {
+        str(one): verdicts.get(one, {})
+        | {"flags": flagged.get(one, 0), "seconds": seconds.get(one)}
+        for one in verdicts.keys() | flagged.keys() | seconds.keys()
+    }
 
 
 def _verdicts(project: Project) -> dict[int, dict[str, Any]]:

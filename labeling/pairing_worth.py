@@ -1,14 +1,19 @@
-"""What each way of choosing comparisons brings, measured against those chosen at random."""
+"""What each way of choosing comparisons brings, measured against those chosen at random.
+
+It reads all of a project's comparisons, preferences and judgments, so what was counted is kept
+where that takes long (labeling.figures).
+"""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db.models import Count, F, Q, Sum
 from django.db.models.expressions import Combinable, CombinedExpression
 from django.utils.translation import gettext as _
 
+from labeling.figures import Kept, counted, figure
 from labeling.intervals import wilson
 from labeling.models import Comparison, Judgment, Project
 
@@ -16,7 +21,9 @@ Pairing = Comparison.Pairing
 Counts = Mapping[str, Any]
 Figures = dict[str, "Estimate | None"]
 
+NAME = "pairing.worth"
 _CHOSEN = Q(purpose=Comparison.Purpose.STANDARD) & ~Q(pairing="")
+FRESH_S = 60.0  # it changes slowly
 AXIS = 96  # how long the axis of the bars is, in the drawing's own units
 
 
@@ -85,6 +92,7 @@ class Report:
 
     ways: list[Way]
     top: float
+    kept: Kept = field(compare=False)
     axis: int = AXIS
 
     @property
@@ -96,15 +104,14 @@ class Report:
 def report(project: Project) -> Report | None:
     """What the project's ways of choosing bring; None where it leaves everything to chance.
 
-    One query a table, and only the first where there is nothing to tell: a project may have a
-    million comparisons. Those that people chose, those of prompts where the way asked for could not
-    be followed, gold ones and evaluations have no part in it.
+    Those that people chose, those of prompts where the way asked for could not be followed, gold
+    ones and evaluations have no part in it.
     """
-    made = _comparisons(project)
+    kept = figure(project, NAME, fresh_s=FRESH_S)
+    made, outcomes, bad = (kept.value[name] for name in ("made", "outcomes", "all_bad"))
     used = made.keys() | _planned(project)
     if not used - {Pairing.RANDOM}:
         return None
-    outcomes, bad = _outcomes(project), _all_bad(project)
     figures = {
         one: _figures(made.get(one, {}), outcomes.get(one, {}), bad.get(one, 0))
         for one in Pairing
@@ -113,7 +120,7 @@ def report(project: Project) -> Report | None:
     brought = [found["brings"] for found in figures.values()]
     top = math.ceil(max((2 * one.high for one in brought if one), default=2)) / 2
     ways = [_way(one, made.get(one, {}), figures, top) for one in figures]
-    return Report(ways=ways, top=top)
+    return Report(ways=ways, top=top, kept=kept)
 
 
 def estimate(share: float, number: int) -> Estimate:
@@ -128,6 +135,18 @@ def _planned(project: Project) -> set[str]:
     """How the comparisons to come are chosen. The plan belongs to an app above this one."""
     plan = getattr(project, "plan", None)
     return {plan.pairing} if plan and plan.ready else set()
+
+
+@counted(NAME)
+def _count(project: Project) -> dict[str, Any]:
+    """One query a table, and only the first where there is nothing to tell."""
+    made = _comparisons(project)
+    told = (made.keys() | _planned(project)) - {Pairing.RANDOM}
+    return {
+        "made": made,
+        "outcomes": _outcomes(project) if told else {},
+        "all_bad": _all_bad(project) if told else {},
+    }
 
 
 def _comparisons(project: Project) -> dict[str, Counts]:

@@ -7,6 +7,7 @@ looked at here before any library sees it.
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from jobs.run_dir import sha256_file
@@ -77,3 +78,16 @@ def policy_digest(path: Path) -> str:
         if file.is_file() and file.suffix in DIGESTED:
             digest.update(f"{file.name}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of the files that lie in a folder itself, links not counted; 0 where there is none."""
+    try:
+        with os.scandir(folder) as entries:
+            return sum(
+                entry.stat(follow_symlinks=False).st_size
+                for entry in entries
+                if entry.is_file(follow_symlinks=False)
+            )
+    except OSError:
+        return 0

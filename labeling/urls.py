@@ -3,12 +3,15 @@
 from django.urls import path
 
 from labeling.views import (
+    evaluations,
     examples,
     flags,
     history,
     judge,
+    notifications,
     people,
     policies,
+    policy,
     preferences,
     project,
     project_settings,
@@ -43,6 +46,33 @@ urlpatterns = [
         people.revoke,
         name="revoke_invitation",
     ),
+    path("p/<slug:slug>/notifications/", notifications.notifications, name="notifications"),
+    path("p/<slug:slug>/notifications/add/", notifications.subscribe, name="subscribe"),
+    path(
+        "p/<slug:slug>/notifications/<int:subscription>/change/",
+        notifications.change,
+        name="change_subscription",
+    ),
+    path(
+        "p/<slug:slug>/notifications/<int:subscription>/pause/",
+        notifications.pause,
+        name="pause_subscription",
+    ),
+    path(
+        "p/<slug:slug>/notifications/<int:subscription>/remove/",
+        notifications.unsubscribe,
+        name="unsubscribe",
+    ),
+    path(
+        "p/<slug:slug>/notifications/<int:subscription>/test/",
+        notifications.test,
+        name="test_subscription",
+    ),
+    path(
+        "p/<slug:slug>/notifications/messages/<int:delivery>/again/",
+        notifications.again,
+        name="send_again",
+    ),
     path("p/<slug:slug>/queue/", queue.queue, name="queue"),
     path("p/<slug:slug>/queue/change/", queue.change, name="change_queue"),
     path("p/<slug:slug>/flags/", flags.flags, name="flags"),
@@ -50,7 +80,25 @@ urlpatterns = [
     path("p/<slug:slug>/settings/", project_settings.project_settings, name="project_settings"),
     path("p/<slug:slug>/", project.project, name="project"),
     path("p/<slug:slug>/policies/", policies.policies, name="policies"),
+    path("p/<slug:slug>/policies/<int:policy>/", policy.policy_page, name="policy"),
+    path(
+        "p/<slug:slug>/policies/<int:policy>/download/",
+        policy.download_policy,
+        name="download_policy",
+    ),
+    path("p/<slug:slug>/policies/<int:policy>/delete/", policy.delete_policy, name="delete_policy"),
     path("p/<slug:slug>/policies/<int:policy>/promote/", policies.promote_policy, name="promote"),
+    path(
+        "p/<slug:slug>/policies/<int:policy>/evaluate/",
+        evaluations.new_evaluation,
+        name="new_evaluation",
+    ),
+    path("p/<slug:slug>/evaluations/<int:evaluation>/", evaluations.evaluation, name="evaluation"),
+    path(
+        "p/<slug:slug>/evaluations/<int:evaluation>/stop/",
+        evaluations.stop_evaluation,
+        name="stop_evaluation",
+    ),
     path("p/<slug:slug>/policies/roll-back/", policies.roll_back_policy, name="roll_back"),
     path("p/<slug:slug>/preferences/", preferences.preferences, name="preferences"),
     path(

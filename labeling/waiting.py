@@ -1,6 +1,7 @@
 """The queue as a manager sees it: what waits at which priority, and what a filter matches.
 
-Every count stops at MOST, so that a million comparisons are counted as quickly as few.
+Every count stops at MOST, so that a million comparisons are counted as quickly as few. Filters
+have no index, so what they match is sought among the first LOOKED_THROUGH, and the page says so.
 """
 
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from labeling.services.queueing import Filters
 from labeling.templatetags.prefloop import thin
 
 MOST = 10_000
+LOOKED_THROUGH = 10_000
 SAMPLES = 5
 # Steps from one priority to the next along the queue's index, and counts there. "open" is written
 # out, not a parameter: only so can SQLite count in that index alone, which is of open ones.
@@ -81,10 +83,14 @@ class Queue:
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """How many comparisons a filter leaves, and the first of them."""
+    """How many comparisons a filter leaves, and the first of them.
+
+    `cut` where there are more than were looked through: perhaps more match.
+    """
 
     tally: Tally
     sample: list[Any]
+    cut: bool
 
 
 def queue_of(project: Project) -> Queue:
@@ -111,12 +117,26 @@ def queue_of(project: Project) -> Queue:
 def match_of(project: Project, filters: Filters) -> Match:
     """What the filters leave, read once."""
     rows = filters.narrow(project.comparisons.all()).order_by("pk")
+    edge = _edge(project, filters)
+    if edge is not None:
+        rows = rows.filter(pk__lte=edge)
     found = list(rows.values_list("pk", flat=True)[: MOST + 1])
     sample = project.comparisons.filter(pk__in=found[:SAMPLES]).select_related("prompt")
     return Match(
         tally=Tally(number=len(found)),
         sample=list(sample.annotate(answers=Count("slots")).order_by("pk")),
+        cut=edge is not None and len(found) <= MOST,
     )
+
+
+def _edge(project: Project, filters: Filters) -> int | None:
+    """The last comparison that is looked through; None where all are, or an index knows them."""
+    by_state = Filters(state=filters.state)
+    if filters == by_state:
+        return None
+    ids = by_state.narrow(project.comparisons.all()).order_by("pk").values_list("pk", flat=True)
+    last_and_next = list(ids[LOOKED_THROUGH - 1 : LOOKED_THROUGH + 1])
+    return last_and_next[0] if len(last_and_next) == 2 else None
 
 
 def _tally(rows: QuerySet[Comparison]) -> Tally:

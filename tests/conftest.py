@@ -29,6 +29,12 @@ def _quick_passwords(settings) -> None:
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
+@pytest.fixture(autouse=True)
+def _exact_figures(monkeypatch) -> None:
+    """However slow the machine is just now, what a page counts is what is there."""
+    monkeypatch.setattr("labeling.figures.CHEAP_S", float("inf"))
+
+
 @pytest.fixture
 def site_env(transactional_db, settings) -> dict[str, str]:
     """The environment in which another process sees this test's database and data folder."""

@@ -7,36 +7,44 @@ from pathlib import Path
 from django.urls import reverse
 
 from generation.models import BatchState
-from jobs.run_dir import append_event
+from jobs.run_dir import append_event, write_json
 from labeling.chat import Message
 from labeling.models import (
     Comparison,
+    Delivery,
+    Evaluation,
     Flag,
     Judgment,
+    Policy,
     PolicyState,
     PracticeAnswer,
     Project,
     QueueChange,
     Role,
     Split,
+    Subscription,
     User,
 )
 from labeling.overview import ROUND_PAIRS
-from labeling.services import examples, inviting, judging, queueing
+from labeling.services import examples, inviting, judging, notifying, queueing
 from labeling.services.assigning import lease_again
 from labeling.services.configuring import configure
+from labeling.services.evaluating import end_evaluation
 from labeling.services.verdicts import FlagGiven, Rewrite, Verdict
 from tests.builders import (
     judge,
+    judge_evaluation,
     make_batch,
     make_comparison,
+    make_evaluation,
     make_policy,
     make_project,
     make_prompt,
     make_user,
 )
 from tests.training.rounds import REPORT, RESULTS, log_samples, log_steps, make_round
-from training.models import RoundState
+from training.models import RoundSchedule, RoundState
+from training.schedules import save_schedule
 
 Say = Callable[[str], str]
 NAME = 80  # characters that any name may have
@@ -98,6 +106,8 @@ def everything(folder: Path, say: Say = str) -> dict[str, Page]:
         project=project, policies={policy: 1}, error=say("It broke."), state=BatchState.FAILED
     )
     ended = _rounds(project, folder, say)
+    _schedule_and_notifications(project, manager, say)
+    over, judging_now = _evaluations(project, manager, say)
 
     def at(route: str, user: User | None = manager, query: str = "", **parts: object) -> Page:
         address = reverse(route, kwargs={"slug": project.slug} | parts)
@@ -140,17 +150,33 @@ def everything(folder: Path, say: Say = str) -> dict[str, Page]:
         "queue": at("labeling:queue"),
         "queue, filtered": at("labeling:queue", query="?state=untouched"),
         "flags": at("labeling:flags"),
+        "notifications": at("labeling:notifications"),
+        "notifications, none": Page(
+            user=manager, path=reverse("labeling:notifications", kwargs={"slug": empty.slug})
+        ),
+        "schedule": at("training:schedule"),
+        "schedule, none": Page(
+            user=manager, path=reverse("training:schedule", kwargs={"slug": empty.slug})
+        ),
         "project settings": at("labeling:project_settings"),
         "overview": at("labeling:project"),
         "preferences": at("labeling:preferences"),
         "preferences, none": at("labeling:preferences", query="?votes=99"),
         "policies": at("labeling:policies"),
         "add a policy": at("generation:add_policy"),
+        "evaluation": at("labeling:evaluation", evaluation=over.pk),
+        "evaluation under way": at("labeling:evaluation", evaluation=judging_now.pk),
+        "new evaluation": at("labeling:new_evaluation", policy=over.policy_id),
         "batches": at("generation:batches"),
         "batch": at("generation:batch", number=finished.number),
         "batch that failed": at("generation:batch", number=finished.number + 1),
         "rounds": at("training:rounds"),
         "new round": at("training:new_round"),
+        "new round like another": at("training:new_round", query=f"?like={ended}"),
+        "rounds compared": at(
+            "training:compare_rounds", query=f"?rounds={ended}&rounds={ended + 1}"
+        ),
+        "rounds compared, none": at("training:compare_rounds"),
         "round": at("training:round", number=ended),
         "round under way": at("training:round", number=ended + 1),
         "round that failed": at("training:round", number=ended + 2),
@@ -231,7 +257,45 @@ def _rounds(project: Project, folder: Path, say: Say) -> int:
         log_samples(folder, when, (say("And now?"), say("Cook.")), (say("Why?"), say("Hunger.")))
     start = project.policies.order_by("id")[0]
     trained = make_policy(project=project, name=say("Round one")[:NAME], parent=start)
-    ended = make_round(project, RoundState.SUCCEEDED, folder, policy=trained, results=RESULTS)
+    (folder / "program.log").write_text(say("Loaded.") + "\n")
+    write_json(folder / "spec.json", {"beta": 0.1, "policy": {"model": say("/models/starter")}})
+    ended = make_round(
+        project,
+        RoundState.SUCCEEDED,
+        folder,
+        policy=trained,
+        results=RESULTS | {"not_evaluated": say("No prompt is held out.")},
+        filters={"agreement": 60, "policies": [0, start.pk], "ratings": {"tone": 3}},
+        after="evaluate",
+    )
     make_round(project, RoundState.RUNNING, folder)
     make_round(project, RoundState.FAILED, folder, error=say("Out of memory."))
     return int(ended.number)
+
+
+def _evaluations(project: Project, manager: User, say: Say) -> tuple[Evaluation, Evaluation]:
+    """One that was judged and has ended with a problem, and one under way."""
+    over = make_evaluation(project=project, pairs=24, actor=manager)
+    judge_evaluation(over, "wwltbw" * 4)
+    end_evaluation(evaluation=over, problem=say("Another policy serves."))
+    Policy.objects.filter(pk=over.policy_id).update(name=say("Round two")[:NAME])
+    return over, make_evaluation(project=project, pairs=2, actor=manager)
+
+
+def _schedule_and_notifications(project: Project, manager: User, say: Say) -> None:
+    save_schedule(
+        project=project, actor=manager, every=40, cron="30 2 * * *", options={"beta": 0.2}
+    )
+    RoundSchedule.objects.update(held_up=say("Round 2 was not done yet."))
+    channel = Subscription.Channel.WEBHOOK
+    for target in ("https://example.org/hook", "https://example.com/"):
+        made, _secret = notifying.subscribe(
+            project=project, channel=channel, target=target, events=["promoted"], actor=manager
+        )
+        notifying.send_test(subscription=made)
+    Subscription.objects.filter(pk=made.pk).update(
+        target=say("https://example.com/")[:500], paused=True
+    )
+    Delivery.objects.filter(subscription=made).update(
+        state=Delivery.State.FAILED, problem=say("It answered with an error.")[:500], status=500
+    )

@@ -121,6 +121,26 @@ CHARTS = (
             " is what the policy will learn, whatever people meant."
         ),
     ),
+    Spec(
+        key="speed",
+        title=gettext_noop("Tokens a second"),
+        series=(("tokens_per_s", TRAIN),),
+        digits=0,
+        reading=gettext_noop(
+            "What this machine gets through. A lasting fall means that something else has come to "
+            "want the same processors."
+        ),
+    ),
+    Spec(
+        key="memory",
+        title=gettext_noop("Memory, MiB"),
+        series=(("memory_mb", gettext_noop("most so far")),),
+        digits=0,
+        reading=gettext_noop(
+            "The GPU's where there is one. Near what the machine has, the next long batch may be "
+            "one too many: compute activations twice, or take a shorter maximum length."
+        ),
+    ),
 )
 WITHOUT_REFERENCE = {
     "rewards": gettext_noop(

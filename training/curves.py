@@ -152,9 +152,9 @@ def chart(spec: Spec, metrics: Metrics, course: Course) -> Chart:
     lines_to_draw = guides(spec.key, course)
     values = [row[key] for row in rows for key in keys if key in row]
     values += [row[spec.dots] for row in dots]
-    ticks = _y_ticks(spec, values, lines_to_draw)
-    x = _scale(0, max(metrics.total, metrics.step, 1), LEFT, WIDTH - RIGHT)
-    y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
+    ticks = y_ticks(spec, values, lines_to_draw)
+    x = scale(0, max(metrics.total, metrics.step, 1), LEFT, WIDTH - RIGHT)
+    y = scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
     points = [(x(row["step"]), y(row[spec.dots]), row) for row in dots]
     return Chart(
         key=spec.key,
@@ -169,10 +169,10 @@ def chart(spec: Spec, metrics: Metrics, course: Course) -> Chart:
             _dot(px, py, row["step"], number(row[spec.dots], spec.digits)) for px, py, row in points
         ],
         dots_name=_(spec.dots_name),
-        dots_path=_path([(px, py) for px, py, _row in points]),
+        dots_path=path_of([(px, py) for px, py, _row in points]),
         drawn=[_drawn(line, x, y) for line in lines_to_draw if ticks[0] <= line.at <= ticks[-1]],
-        y_marks=[Mark(at=y(tick), text=number(tick, _tick_digits(ticks))) for tick in ticks],
-        x_marks=_x_marks(metrics, x),
+        y_marks=[Mark(at=y(tick), text=number(tick, tick_digits(ticks))) for tick in ticks],
+        x_marks=step_marks(max(metrics.total, metrics.step), x),
         strips=_strips(spec, rows, x),
     )
 
@@ -185,7 +185,8 @@ def number(value: float, digits: int) -> str:
     return formats.number_format(text, digits).replace("-", "\u2212")
 
 
-def _y_ticks(spec: Spec, values: Sequence[float], lines: Sequence[Guide]) -> list[float]:
+def y_ticks(spec: Spec, values: Sequence[float], lines: Sequence[Guide] = ()) -> list[float]:
+    """Marks of the upright axis that span these values and, where they come near, the lines."""
     if spec.share:
         return [0.0, 0.25, 0.5, 0.75, 1.0]
     shown = [0.0, *values]
@@ -197,7 +198,9 @@ def _y_ticks(spec: Spec, values: Sequence[float], lines: Sequence[Guide]) -> lis
     return nice_ticks(low, high)
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Where a value between low and high is drawn, between start and end."""
+
     def place(value: float) -> float:
         share = min(1.0, max(0.0, (value - low) / (high - low)))
         return round(start + share * (end - start), 1)
@@ -220,14 +223,14 @@ def _line(
     smooth = running_mean(values, max(1, len(values) // SMOOTHED_SHARE))
     return Line(
         name=name,
-        path=_path([(x(s), y(v)) for s, v in zip(steps, smooth, strict=True)]),
-        faint=_path([(x(s), y(v)) for s, v in zip(steps, values, strict=True)]),
+        path=path_of([(x(s), y(v)) for s, v in zip(steps, smooth, strict=True)]),
+        faint=path_of([(x(s), y(v)) for s, v in zip(steps, values, strict=True)]),
         second=second,
         last=number(smooth[-1], digits) if smooth else "",
     )
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def path_of(points: Sequence[tuple[float, float]]) -> str:
     """SVG path data; a lone point gets a stub, since a path of one point is not drawn."""
     if not points:
         return ""
@@ -246,7 +249,8 @@ def _drawn(line: Guide, x: Callable[[float], float], y: Callable[[float], float]
     )
 
 
-def _tick_digits(ticks: Sequence[float]) -> int:
+def tick_digits(ticks: Sequence[float]) -> int:
+    """How many digits tell these marks apart."""
     step = ticks[1] - ticks[0]
     if step >= 1:
         return 0
@@ -254,8 +258,8 @@ def _tick_digits(ticks: Sequence[float]) -> int:
     return digits if abs(step * 10**digits - round(step * 10**digits)) < 1e-6 else digits + 1
 
 
-def _x_marks(metrics: Metrics, x: Callable[[float], float]) -> list[Mark]:
-    last = max(metrics.total, metrics.step)
+def step_marks(last: int, x: Callable[[float], float]) -> list[Mark]:
+    """Marks of the axis of steps, the last one among them."""
     if not last:
         return []
     inner = [tick for tick in nice_ticks(0, last) if tick < last * 0.88 and tick == int(tick)]

@@ -110,6 +110,16 @@ class RoundForm(OptionFields):
             and self._applies(name)
         }
 
+    def as_it_begins(self) -> dict[str, Any]:
+        """The options that the form says before anybody has changed it."""
+        said = {
+            name: "on" if value is True else str(value)
+            for name, value in self.initial.items()
+            if value is not None and value is not False
+        }
+        form = RoundForm(said, held_out=self.held_out)
+        return form.options if form.is_valid() else {}
+
     @property
     def main(self) -> list[Option]:
         """What most rounds decide."""

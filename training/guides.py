@@ -158,9 +158,7 @@ def _has_zero(aim: Aim) -> bool:
 
 def advise(key: str, course: Course) -> list[str]:
     """What is wrong with a curve, in words and with what to do; nothing while it is too early."""
-    if len(course.steps) < FEW_STEPS:
-        return []
-    check = {
+    checks = {
         "loss": _loss,
         "margin": _margin,
         "accuracy": _accuracy,
@@ -169,8 +167,10 @@ def advise(key: str, course: Course) -> list[str]:
         "chosen_fell": _chosen_fell,
         "kl": _kl,
         "length": _length,
-    }[key]
-    return check(course)
+    }
+    if len(course.steps) < FEW_STEPS or key not in checks:
+        return []
+    return checks[key](course)
 
 
 def _loss(course: Course) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ class Metrics:
     steps: list[dict[str, float]]
     held_out: list[dict[str, float]]
 
-    @property
+    @cached_property
     def step(self) -> int:
         """The last step that was logged."""
         return int(max((row["step"] for row in [*self.steps, *self.held_out]), default=0))
 
-    @property
+    @cached_property
     def total(self) -> int:
         """All steps of the round, 0 as long as nothing is logged."""
         return int(max((row.get("total", 0) for row in [*self.steps, *self.held_out]), default=0))

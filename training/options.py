@@ -260,7 +260,9 @@ def shown(name: str, value: Any) -> str:
         return str(IN_SHORT.get(value, words.get(value, value)))
     if isinstance(value, float) and "e" not in str(value):
         return str(formats.localize(value))
-    return gettext("yes") if value is True else str(value)
+    if isinstance(value, bool):
+        return gettext("yes") if value else gettext("no")
+    return str(value)
 
 
 def named_options(options: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,16 +1,21 @@
 """May a round start, and what should its manager know? Problems as data, so a page can say them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from django.db.models import F, Q
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from labeling.models import Comparison, Preference, Project, Split
-from labeling.models.comparisons import TRAINED_ON
+from labeling.models import Project
 from labeling.overview import GOOD_ROUND_PAIRS, ROUND_PAIRS
 from labeling.services.promoting import serving_policy
+from labeling.templatetags.prefloop import percent
+from training.material import PairCounts, Sample
 from training.models import LIVE_ROUND_STATES
+
+FEW_PAIRS = 30  # of fewer, a share says nothing
+MUCH_LONGER = 0.65  # of pairs with the longer response chosen
+LITTLE_AGREEMENT = 0.8  # two or three votes a pair, thrown like coins, agree to 0.75 on average
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,31 +30,11 @@ class Problem:
     live: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairCounts:
-    """Decided pairs a round would use."""
+def readiness(project: Project, pairs: PairCounts, sample: Sample | None = None) -> list[Problem]:
+    """Everything in the way of a round, then everything worth knowing.
 
-    train: int
-    held_out: int
-    undecided: int
-
-
-def count_pairs(project: Project) -> PairCounts:
-    """The pairs of comparisons that are trained on, by side; undecided ones have even votes."""
-    pairs = Preference.objects.filter(project=project, comparison__purpose__in=TRAINED_ON).exclude(
-        comparison__state=Comparison.State.RETIRED
-    )
-    decided = pairs.filter(votes_for__gt=F("votes_against"))
-    held_out = Q(comparison__prompt__split=Split.HELD_OUT)
-    return PairCounts(
-        train=decided.exclude(held_out).count(),
-        held_out=decided.filter(held_out).count(),
-        undecided=pairs.filter(votes_for=F("votes_against")).count(),
-    )
-
-
-def readiness(project: Project, pairs: PairCounts) -> list[Problem]:
-    """Everything in the way of a round, then everything worth knowing."""
+    With a sample, of the data too.
+    """
     problems = []
     if serving_policy(project) is None:
         text = _("No policy serves yet; register one first.")
@@ -72,4 +57,26 @@ def readiness(project: Project, pairs: PairCounts) -> list[Problem]:
     if pairs.held_out == 0:
         text = _("No decided pair is held out: the round's reward accuracy cannot be checked.")
         problems.append(Problem(text=text, blocks=False))
+    if sample is not None:
+        problems += [Problem(text=text, blocks=False) for text in _of_the_data(sample)]
     return problems
+
+
+def _of_the_data(sample: Sample) -> Iterator[str]:
+    """What the pairs would teach besides what people meant."""
+    if sample.train >= FEW_PAIRS and (sample.longer_chosen or 0) > MUCH_LONGER:
+        yield _(
+            "The chosen response is the longer one in %(share)s of pairs: longer is the easiest "
+            "thing to learn. If it was not meant, take a length penalty."
+        ) % {"share": percent(sample.longer_chosen)}
+    if sample.twice >= FEW_PAIRS and (sample.agreement or 1) < LITTLE_AGREEMENT:
+        yield _(
+            "Of the votes on a pair only %(share)s say the same. Look at the guidelines before you "
+            "train, or train on pairs with more agreement."
+        ) % {"share": percent(sample.agreement)}
+    if sample.identical:
+        yield ngettext(
+            "%(number)s pair has two identical responses: the trainer leaves it out.",
+            "%(number)s pairs have two identical responses: the trainer leaves them out.",
+            sample.identical,
+        ) % {"number": sample.identical}

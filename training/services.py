@@ -1,5 +1,6 @@
 """Rounds: start, follow, end. The only writer of Round rows."""
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from itertools import count
@@ -9,20 +10,34 @@ from typing import Any
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import Max
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.translation import gettext as _
 
 from jobs import queue
 from jobs.run_dir import read_json
 from labeling.lineage import initial_policy
-from labeling.models import Policy, Project, User
-from labeling.policy_files import is_small
+from labeling.models import Project, User
+from labeling.services.evaluating import CannotEvaluate, start_evaluation
 from labeling.services.promoting import inspect_policy, register_policy, serving_policy
-from training.models import LIVE_ROUND_STATES, Reference, Round, RoundState, Snapshot
-from training.readiness import Problem, count_pairs, readiness
+from training.filters import Filters
+from training.material import count_pairs
+from training.models import (
+    LIVE_ROUND_STATES,
+    AfterSuccess,
+    Reference,
+    Round,
+    RoundState,
+    Snapshot,
+)
+from training.presets import default_options
+from training.readiness import Problem, readiness
 from training.snapshots import freeze
+from training.telling import tell_failed, tell_finished
+
+logger = logging.getLogger("training")
 
 KIND = "training.round"
+ENDED_EARLY = (RoundState.FAILED, RoundState.CANCELLED)
 
 
 class NotReady(Exception):
@@ -33,43 +48,23 @@ class NotReady(Exception):
         self.problems = problems
 
 
-def default_options(policy: Policy) -> dict[str, Any]:
-    """Trainer options that suit the policy's size on disk; a manager may change each.
-
-    Small models take a large learning rate and full fine-tuning (above 1e-4 the starter policy
-    loses its grammar: docs/lab-log.md); large ones repeat themselves above about 1e-6 in full
-    (SimPO's notes), so they get an adapter at 1e-5.
-    """
-    small = is_small(Path(policy.model_path))
-    return {
-        "method": "full" if small else "lora",
-        "beta": 0.1,
-        "learning_rate": 8e-5 if small else 1e-5,
-        "epochs": 2 if small else 1,
-        "batch_groups": 8,
-        "max_length": 1024,
-        "dtype": "float32" if small else "bfloat16",
-    }
-
-
-def reference_cache(project: Project) -> Path:
-    """Where the project's rounds keep reference log-probabilities; the trainer makes the file.
-
-    It is a cache by content: deleted at any time, the next round fills it again.
-    """
-    folder: Path = settings.RUNS_DIR / "reference-logps"
-    return folder / f"project-{project.pk}.sqlite3"
-
-
 def start_round(
     *,
     project: Project,
     actor: User | None,
     options: dict[str, Any] | None = None,
     reference: Reference = Reference.INITIAL,
+    filters: Filters | None = None,
+    after: AfterSuccess = AfterSuccess.NOTHING,
+    origin: Round.Origin = Round.Origin.MANUAL,
+    like: Round | None = None,
 ) -> Round:
-    """Queue a round that starts from the serving policy. NotReady says what is in the way."""
-    blocking = [p for p in readiness(project, count_pairs(project)) if p.blocks]
+    """Queue a round that starts from the serving policy. NotReady says what is in the way.
+
+    `filters` choose the pairs, None all; `like` is the round whose options it began with.
+    """
+    pairs = count_pairs(project, filters)
+    blocking = [p for p in readiness(project, pairs) if p.blocks]
     start = serving_policy(project)
     if blocking or start is None:
         raise NotReady(blocking)
@@ -81,23 +76,71 @@ def start_round(
                 number=_next_number(project),
                 start=start,
                 reference=held_to,
-                options=default_options(start) | (options or {}),
+                options=default_options(start, pairs.train) | (options or {}),
+                filters=filters.as_json() if filters else {},
+                after=after,
+                origin=origin,
+                like=like,
                 started_by=actor,
             )
             round_.run_dir = str(settings.RUNS_DIR / f"round-{round_.pk:06d}")
-            job = queue.enqueue(kind=KIND, payload={"round": round_.pk}, lane="gpu")
-            round_.job_id = job.pk
+            round_.job_id = _enqueue(round_)
             round_.save(update_fields=["run_dir", "job_id"])
     except IntegrityError:
-        text = _("Another round was started just now.")
-        raise NotReady([Problem(text=text, blocks=True, live=True)]) from None
+        raise _another() from None
     return round_
+
+
+def _enqueue(round_: Round) -> int:
+    return queue.enqueue(kind=KIND, payload={"round": round_.pk}, lane="gpu").pk
+
+
+def _another() -> NotReady:
+    text = _("Another round was started just now.")
+    return NotReady([Problem(text=text, blocks=True, live=True)])
 
 
 def cancel_round(*, round_: Round) -> None:
     """Ask for the round to stop; its last checkpoint stays."""
     if round_.job_id is not None:
         queue.request_cancel(round_.job_id)
+
+
+def resumable(round_: Round) -> bool:
+    """Whether a round that ended too early had begun, so that it can go on where it stopped."""
+    return round_.state in ENDED_EARLY and round_.snapshot_id is not None
+
+
+def resume_round(*, round_: Round) -> Round:
+    """Have a round that failed or was cancelled go on, from its last checkpoint where it has one.
+
+    It trains on the preferences that were frozen for it. NotReady says what is in the way.
+    """
+    try:
+        with transaction.atomic():
+            Project.objects.select_for_update(no_key=True).get(pk=round_.project_id)
+            round_.refresh_from_db()
+            if round_.live:
+                raise _another()
+            if not resumable(round_):
+                raise NotReady([Problem(text=_not_resumable(round_), blocks=True)])
+            round_.state, round_.error = RoundState.QUEUED, ""
+            round_.started_at = round_.finished_at = None
+            round_.save(update_fields=["state", "error", "started_at", "finished_at"])
+            round_.job_id = _enqueue(round_)
+            round_.save(update_fields=["job_id"])
+    except IntegrityError:
+        raise _another() from None
+    return round_
+
+
+def _not_resumable(round_: Round) -> str:
+    words = (
+        _("Round %(number)s has succeeded: nothing of it is left to do.")
+        if round_.state == RoundState.SUCCEEDED
+        else _("Round %(number)s had not begun; start another one like it.")
+    )
+    return words % {"number": round_.number}
 
 
 def begin(round_: Round) -> Snapshot:
@@ -109,7 +152,9 @@ def begin(round_: Round) -> Snapshot:
         folder = settings.RUNS_DIR / "snapshots"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / f"round-{round_.pk:06d}.jsonl"
-        round_.snapshot = freeze(project=round_.project, path=path)
+        round_.snapshot = freeze(
+            project=round_.project, path=path, filters=Filters.from_json(round_.filters)
+        )
         round_.save(update_fields=["snapshot"])
     return round_.snapshot
 
@@ -123,9 +168,11 @@ def note_progress(*, round_: Round, step: int, total: int) -> None:
 
 def end_round(*, round_: Round, state: RoundState, error: str = "") -> None:
     """Bring a live round to an end that is not success."""
-    Round.objects.filter(pk=round_.pk, state__in=LIVE_ROUND_STATES).update(
-        state=state, error=error, finished_at=timezone.now()
-    )
+    with transaction.atomic():
+        live = Round.objects.filter(pk=round_.pk, state__in=LIVE_ROUND_STATES)
+        ended = live.update(state=state, error=error, finished_at=timezone.now())
+        if ended and state == RoundState.FAILED:
+            tell_failed(round_, error)
 
 
 def take_in(*, round_: Round, fenced: Callable[[], AbstractContextManager[None]]) -> None:
@@ -153,6 +200,31 @@ def take_in(*, round_: Round, fenced: Callable[[], AbstractContextManager[None]]
         round_.state = RoundState.SUCCEEDED
         round_.finished_at = timezone.now()
         round_.save(update_fields=["policy", "results", "state", "finished_at"])
+        tell_finished(round_)
+    follow_up(round_=round_)
+
+
+def follow_up(*, round_: Round) -> None:
+    """Put the policy that a round made before people, where that was asked for; once only.
+
+    Where it cannot be, `results["not_evaluated"]` says why, and the round has succeeded all the
+    same.
+    """
+    made = round_.policy
+    done = "not_evaluated" in round_.results or made is None or made.evaluations.exists()
+    if done or round_.after == AfterSuccess.NOTHING or made is None:
+        return
+    try:
+        with translation.override(settings.LANGUAGE_CODE):  # what is kept is for all to read
+            start_evaluation(
+                policy=made,
+                actor=round_.started_by,
+                promote_if_better=round_.after == AfterSuccess.PROMOTE,
+            )
+    except CannotEvaluate as reason:
+        logger.warning("%s of %s is not evaluated: %s", round_, round_.project, reason)
+        round_.results["not_evaluated"] = str(reason)
+        round_.save(update_fields=["results"])
 
 
 def _free_name(round_: Round) -> str:

@@ -8,13 +8,16 @@ from typing import Any
 from jobs.run_dir import sha256_file, write_jsonl
 from labeling.models import Project, Split
 from labeling.services.exporting import ranked_groups
+from training.filters import Filters, Sieve
 from training.models import Snapshot
 
 
-def freeze(*, project: Project, path: Path) -> Snapshot:
-    """Write the project's ranked groups to `path` and record what is in them."""
+def freeze(*, project: Project, path: Path, filters: Filters | None = None) -> Snapshot:
+    """Write the ranked groups that the filters leave to `path`; record what is in and what not."""
+    filters = filters or Filters()
+    sieve = Sieve(filters)
     counts: Counter[str] = Counter()
-    write_jsonl(path, _counted(ranked_groups(project), counts))
+    write_jsonl(path, counted(sieve.rows(ranked_groups(project)), counts))
     return Snapshot.objects.create(
         project=project,
         path=str(path),
@@ -22,11 +25,13 @@ def freeze(*, project: Project, path: Path) -> Snapshot:
         groups=counts["groups"],
         pairs=counts[Split.TRAIN],
         held_out_pairs=counts[Split.HELD_OUT],
-        left_out={"tied": counts["tied"]},
+        filters=filters.as_json(),
+        left_out={"tied": counts["tied"]} | sieve.left_out,
     )
 
 
-def _counted(rows: Iterator[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:
+def counted(rows: Iterator[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The rows; meanwhile `counts` takes in their groups and, by split or as tied, their pairs."""
     for row in rows:
         counts["groups"] += 1
         for pair in row["pairs"]:

@@ -1,8 +1,8 @@
 """What the worker does for a round: freeze the preferences, run the trainer, take in the policy."""
 
-import json
+import errno
+import signal
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 
@@ -10,16 +10,26 @@ from jobs.models import Job, JobState
 from jobs.outcome import failure_words
 from jobs.process import run_program
 from jobs.registry import handler
-from jobs.run_dir import EXIT_DONE, EXIT_STOPPED, last_line
+from jobs.run_dir import EXIT_DONE, EXIT_OUT_OF_MEMORY, EXIT_STOPPED, last_line
 from jobs.running import JobFailed, RunningJob, TryAgain
-from labeling.models import Policy
-from training import services
+from training import (
+    policy_tasks,  # noqa: F401  registers its handlers
+    schedule_tasks,  # noqa: F401  registers its handler
+    services,
+)
 from training.models import Round, RoundState
+from training.spec import init_arguments
 
 SILENCE_S = 30 * 60.0
 ADVICE = (
     "Take fewer groups a batch, a shorter maximum length, or LoRA, and start a round again; "
     "the judgments are all kept."
+)
+RAN_OUT = (EXIT_OUT_OF_MEMORY, -signal.SIGKILL)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, a quota, a limit on one file
+NO_ROOM_LEFT = (
+    "The disk is full, or a limit on files is reached: {error}. The judgments are all kept, and so "
+    "are checkpoints that were complete; free space and let the round go on."
 )
 
 
@@ -35,14 +45,24 @@ def run_round(job: RunningJob) -> None:
         pk=job.payload["round"]
     )
     if not round_.live:
+        services.follow_up(round_=round_)  # an earlier attempt was cut off before it
         return
+    try:
+        _train(job, round_)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise JobFailed(NO_ROOM_LEFT.format(error=error.strerror)) from error
+    job.check()
+    services.take_in(round_=round_, fenced=job.fenced)
+
+
+def _train(job: RunningJob, round_: Round) -> None:
     snapshot = services.begin(round_)
     run_dir = Path(round_.run_dir)
     if not run_dir.exists():  # `init` leaves it complete or absent
         _run(job, round_, init_arguments(round_, Path(snapshot.path)), _log_folder(run_dir))
     _run(job, round_, ["run", str(run_dir)], run_dir)
-    job.check()
-    services.take_in(round_=round_, fenced=job.fenced)
 
 
 def _log_folder(run_dir: Path) -> Path:
@@ -50,34 +70,6 @@ def _log_folder(run_dir: Path) -> Path:
     folder = run_dir.with_name(f"{run_dir.name}.init")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
-
-
-def init_arguments(round_: Round, preferences: Path) -> list[str]:
-    """Arguments of `python -m training.trainer` that make the round's run directory."""
-    start = round_.start
-    arguments = ["init", round_.run_dir, "--policy", start.model_path]
-    if start.adapter_path:
-        arguments += ["--adapter", start.adapter_path]
-    arguments += ["--preferences", str(preferences), "--set"]
-    chosen = sorted(trainer_settings(round_).items())
-    return arguments + [f"{name}={json.dumps(value)}" for name, value in chosen]
-
-
-def trainer_settings(round_: Round) -> dict[str, Any]:
-    """The round's options, and what its manager does not choose, by the keys of the spec.
-
-    An option without a value is left to the trainer's default.
-    """
-    chosen = {name: value for name, value in round_.options.items() if value is not None}
-    chosen["reference_cache"] = str(services.reference_cache(round_.project))
-    if round_.reference != round_.start:
-        chosen["reference"] = policy_folders(round_.reference)
-    return chosen
-
-
-def policy_folders(policy: Policy) -> dict[str, str | None]:
-    """A policy as the programs name it."""
-    return {"model": policy.model_path, "adapter": policy.adapter_path or None}
 
 
 def _run(job: RunningJob, round_: Round, arguments: list[str], log_folder: Path) -> None:
@@ -103,4 +95,14 @@ def _run(job: RunningJob, round_: Round, arguments: list[str], log_folder: Path)
     if code == EXIT_STOPPED:
         raise TryAgain("The trainer was stopped from outside.")
     if code != EXIT_DONE:
-        raise JobFailed(failure_words(log_folder, code, advice=ADVICE))
+        words = failure_words(log_folder, code, advice=ADVICE)
+        peak = _peak(run_dir, code)
+        raise JobFailed(f"{words.rstrip('.')}. {peak}" if peak else words)
+
+
+def _peak(run_dir: Path, code: int) -> str:
+    """Where memory ran out, how much the trainer had used by its last logged step."""
+    used = last_line(run_dir / "metrics.jsonl").get("memory_mb")
+    if code not in RAN_OUT or not isinstance(used, (int, float)):
+        return ""
+    return f"By its last logged step it had used {used:.0f} MiB."

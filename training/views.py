@@ -13,22 +13,24 @@ from django_htmx.http import HttpResponseClientRefresh
 
 from jobs import queue
 from jobs.models import Job
+from jobs.run_dir import RunDirError, read_json
 from labeling.access import MANAGERS, project_for
-from labeling.models import PolicyState, Project
+from labeling.models import PolicyState
 from labeling.overview import worker_silence
 from labeling.requests import PageRequest
-from labeling.services.promoting import serving_policy
 from training.curves import charts
 from training.datareport import data_report
-from training.events import read_events
-from training.forms import RoundForm
+from training.events import Events, read_events
+from training.filter_form import filters_in_words
+from training.filters import REASONS
 from training.guides import aim_of
 from training.heldout import comparison
 from training.metrics import read_metrics, seconds_left
-from training.models import LIVE_ROUND_STATES, Reference, Round
+from training.models import Round
 from training.options import named_options
-from training.readiness import count_pairs, readiness
-from training.services import NotReady, cancel_round, default_options, start_round
+from training.programlog import log_tail
+from training.services import cancel_round, resumable
+from training.spec import Setting, in_lines
 from training.writing import writing
 
 PAGE = 25
@@ -42,57 +44,21 @@ def rounds(request: PageRequest, slug: str) -> HttpResponse:
     return render(request, "training/rounds.html", {"project": project, "page": page})
 
 
-def new_round(request: PageRequest, slug: str) -> HttpResponse:
-    """What stands in the way of a round, its options, and its start."""
-    project = project_for(request.user, slug, MANAGERS)
-    serving = serving_policy(project)
-    defaults = default_options(serving) if serving else {}
-    pairs = count_pairs(project)
-    form = RoundForm(request.POST or None, defaults=defaults, held_out=pairs.held_out)
-    status = 200
-    if request.method == "POST":
-        status = 422
-        if form.is_valid():
-            try:
-                return _started(request, project, form)
-            except NotReady:
-                status = 409  # the page below says what is in the way
-    problems = readiness(project, pairs)
-    context = {
-        "project": project,
-        "form": form,
-        "pairs": pairs,
-        "problems": problems,
-        "blocked": any(problem.blocks for problem in problems),
-        "serving": serving,
-        "live": project.rounds.filter(state__in=LIVE_ROUND_STATES).first(),
-        "refused": status == 409,
-    }
-    return render(request, "training/new_round.html", context, status=status)
-
-
-def _started(request: PageRequest, project: Project, form: RoundForm) -> HttpResponse:
-    round_ = start_round(
-        project=project,
-        actor=request.user,
-        options=form.options,
-        reference=Reference(form.cleaned_data["reference"]),
-    )
-    return redirect("training:round", slug=project.slug, number=round_.number)
-
-
 def round_page(request: PageRequest, slug: str, number: int) -> HttpResponse:
     """One round. While it is live its progress and curves are asked for every two seconds."""
     project = project_for(request.user, slug, MANAGERS)
     found = get_object_or_404(
-        project.rounds.select_related("start", "reference", "policy", "snapshot", "started_by"),
+        project.rounds.select_related(
+            "start", "reference", "policy", "snapshot", "started_by", "like"
+        ),
         number=number,
     )
     if request.htmx and not found.live:
         return HttpResponseClientRefresh()  # it has just ended: the whole page says how
     context = {"project": project, "round": found, **_learning(found)}
-    name = "training/round_live.html" if request.htmx else "training/round.html"
-    return render(request, name, context)
+    if request.htmx:
+        return render(request, "training/round_live.html", context)
+    return render(request, "training/round.html", context | _beside(found, context["events"]))
 
 
 @require_POST
@@ -123,16 +89,47 @@ def _learning(round_: Round) -> dict[str, Any]:
         "charts": charts(metrics, aim),
         "events": events,
         "data": data_report(events, round_.project),
-        "writing": writing(round_.results, events),
+        "left_out": _left_out(round_, events),
         "job": job,
         "silence": worker_silence(queue.worker_seen()) if round_.live else "",
         "seconds_left": seconds_left(metrics) if round_.live else None,
-        "options": named_options(round_.options),
         "took": _took(round_),
-        "held_out": comparison(round_.results),
         "promotable": made is not None and made.state != PolicyState.SERVING,
         "serves": made is not None and made.state == PolicyState.SERVING,
     }
+
+
+def _left_out(round_: Round, events: Events) -> list[tuple[int, str]]:
+    """Pairs that are not trained on, with the reason; the trainer's report tells of tied ones."""
+    counted = round_.snapshot.left_out if round_.snapshot else {}
+    return [
+        (number, _(REASONS.get(why, why)))
+        for why, number in counted.items()
+        if number and not (why == "tied" and events.report)
+    ]
+
+
+def _beside(round_: Round, events: Events) -> dict[str, Any]:
+    """What the whole page tells besides, which does not change every two seconds."""
+    return {
+        "writing": writing(round_.results, events),
+        "options": named_options(round_.options),
+        "narrowed": filters_in_words(round_.project, round_.filters),
+        "settings": _settings(Path(round_.run_dir)),
+        "held_out": comparison(round_.results),
+        "log": log_tail(Path(round_.run_dir)),
+        "resumable": resumable(round_),
+        "evaluation": round_.policy and round_.policy.evaluations.order_by("-id").first(),
+    }
+
+
+def _settings(run_dir: Path) -> list[Setting]:
+    """The spec in the run directory; nothing where there is none that can be read."""
+    try:
+        spec = read_json(run_dir / "spec.json")
+    except (OSError, RunDirError):
+        return []
+    return in_lines(spec) if isinstance(spec, dict) else []
 
 
 def _took(round_: Round) -> float | None:

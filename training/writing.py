@@ -11,6 +11,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from labeling.differences import Piece, differences
 from labeling.intervals import wilson
 from training.events import Events
 from training.heldout import Row
@@ -31,17 +32,16 @@ FIGURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """One prompt's answers: what both begin with, and how each goes on."""
+    """One prompt's answers in pieces, those that differ marked; `after` is empty until then."""
 
     prompt: str
-    shared: str
-    before: str
-    after: str
+    before: list[Piece]
+    after: list[Piece]
 
     @property
     def same(self) -> bool:
         """Whether the round has changed nothing here."""
-        return not self.before and not self.after
+        return [piece.text for piece in self.before] == [piece.text for piece in self.after]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +122,21 @@ def _answers(events: Events) -> Iterator[Answers]:
     """Answers to the same prompts, which both events tell in the same order."""
     after = _texts(events, "after")
     for place, (prompt, first) in enumerate(_texts(events, "before")):
-        end, last = 0, ""
         if place < len(after) and after[place][0] == prompt:
-            last = after[place][1]
-            end = _shared(first, last)
-        yield Answers(prompt=prompt, shared=first[:end], before=first[end:], after=last[end:])
+            yield _held_against(prompt, first, after[place][1])
+        else:
+            yield Answers(prompt=prompt, before=_whole(first), after=[])
+
+
+def _held_against(prompt: str, first: str, last: str) -> Answers:
+    found = differences(first, last)
+    if found is None:  # too long
+        return Answers(prompt=prompt, before=_whole(first), after=_whole(last))
+    return Answers(prompt=prompt, before=found.first, after=found.second)
+
+
+def _whole(text: str) -> list[Piece]:
+    return [Piece(text, differs=False)]
 
 
 def _texts(events: Events, when: str) -> list[tuple[str, str]]:
@@ -134,12 +144,3 @@ def _texts(events: Events, when: str) -> list[tuple[str, str]]:
     texts = events.samples.get(when, {}).get("texts")
     rows = [row for row in texts if isinstance(row, dict)] if isinstance(texts, list) else []
     return [(str(row.get("prompt", "")), str(row.get("response", ""))) for row in rows]
-
-
-def _shared(first: str, last: str) -> int:
-    """How many characters two texts begin with alike, up to a whole word."""
-    if first == last:
-        return len(first)
-    length = min(len(first), len(last))
-    same = next((i for i in range(length) if first[i] != last[i]), length)
-    return max(first.rfind(" ", 0, same), first.rfind("\n", 0, same)) + 1

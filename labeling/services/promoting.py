@@ -4,11 +4,14 @@ from pathlib import Path
 
 from django.db import transaction
 from django.dispatch import Signal
+from django.urls import reverse
 from django.utils.translation import gettext as _
 
-from labeling.models import Policy, PolicyEvent, PolicyState, Project, User
+from labeling.models import Event, Policy, PolicyEvent, PolicyState, Project, User
 from labeling.policy_files import check_policy_dir, policy_digest
 from labeling.services.comparing import reopen_retired, retire_unjudged
+from labeling.services.notifying import notify
+from labeling.services.policy_events import note_event
 from labeling.win_rates import evidence
 
 # Sent after the commit, with policy and actor: generation answers by writing new candidates.
@@ -54,7 +57,7 @@ def register_policy(
             digest=digest,
             parent=parent,
         )
-        _note(policy, PolicyEvent.Kind.REGISTERED, actor)
+        note_event(policy=policy, kind=PolicyEvent.Kind.REGISTERED, actor=actor)
         if first:
             _serve(policy, PolicyEvent.Kind.PROMOTED, actor)
     return policy
@@ -86,8 +89,9 @@ def replaced_policy(policy: Policy) -> Policy | None:
 def promote(*, policy: Policy, actor: User | None, reason: str = "") -> Policy:
     """Put a policy into service in place of the one that serves.
 
-    Unjudged comparisons of the replaced policy are retired. CannotPromote if it serves already;
-    ReasonNeeded where a person gives no reason and people's judgments give none either.
+    Unjudged comparisons of the replaced policy are retired. CannotPromote if it serves already or
+    its files were deleted; ReasonNeeded where a person gives no reason and people's judgments
+    give none either.
     """
     serving = serving_policy(policy.project)
     found = evidence(policy, serving) if serving and serving != policy else ""
@@ -117,7 +121,23 @@ def _replace_serving(
     policy.refresh_from_db()
     if policy.state == PolicyState.SERVING:
         raise CannotPromote(_("%(policy)s serves already.") % {"policy": policy.name})
-    _serve(policy, kind, actor, reason)
+    if policy.deleted_at is not None:
+        words = _("The files of %(policy)s were deleted. Choose another policy.")
+        raise CannotPromote(words % {"policy": policy.name})
+    replaced = _serve(policy, kind, actor, reason)
+    facts = {
+        "policy": policy.name,
+        "replaced": replaced.name if replaced else "",
+        "by": actor.get_username() if actor else "",
+        "reason": reason,
+        "rolled_back": kind == PolicyEvent.Kind.ROLLED_BACK,
+    }
+    notify(
+        project=policy.project,
+        event=Event.PROMOTED,
+        facts=facts,
+        url=reverse("labeling:policies", args=[policy.project.slug]),
+    )
     retire_unjudged(project=policy.project, keep_policy=policy.pk)
     reopen_retired(policy=policy)
     transaction.on_commit(
@@ -126,7 +146,10 @@ def _replace_serving(
     return policy
 
 
-def _serve(policy: Policy, kind: PolicyEvent.Kind, actor: User | None, reason: str = "") -> None:
+def _serve(
+    policy: Policy, kind: PolicyEvent.Kind, actor: User | None, reason: str = ""
+) -> Policy | None:
+    """Put it in the place of the policy that serves, which is returned."""
     serving = policy.project.policies.select_for_update().filter(state=PolicyState.SERVING)
     replaced = serving.first()
     if replaced is not None:
@@ -134,16 +157,5 @@ def _serve(policy: Policy, kind: PolicyEvent.Kind, actor: User | None, reason: s
         replaced.save(update_fields=["state"])
     policy.state = PolicyState.SERVING
     policy.save(update_fields=["state"])
-    _note(policy, kind, actor, replaced, reason)
-
-
-def _note(
-    policy: Policy,
-    kind: PolicyEvent.Kind,
-    actor: User | None,
-    replaced: Policy | None = None,
-    reason: str = "",
-) -> None:
-    PolicyEvent.objects.create(
-        policy=policy, kind=kind, actor=actor, replaced=replaced, reason=reason
-    )
+    note_event(policy=policy, kind=kind, actor=actor, replaced=replaced, reason=reason)
+    return replaced

@@ -8,11 +8,14 @@ from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from labeling.access import MANAGERS, project_for
+from labeling.agreement import agreement_of
 from labeling.member_forms import DailyLimitForm, InvitationForm
 from labeling.members import members_of
 from labeling.models import Invitation, Membership, Project, Role
 from labeling.requests import PageRequest
 from labeling.services import inviting, staffing
+
+SHOWN_COUPLES = 10  # who agree least
 
 
 def people(request: PageRequest, slug: str) -> HttpResponse:
@@ -111,6 +114,8 @@ def _page(
     context = {
         "project": project,
         "members": members_of(project),
+        "agreement": agreement_of(project),
+        "shown_couples": SHOWN_COUPLES,
         "invitations": invitations,
         "form": form,
         "made": made,

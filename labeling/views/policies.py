@@ -1,53 +1,115 @@
 """Policies: where each came from, which one serves, and putting one into service."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 from django.contrib import messages
-from django.db.models import Count, OuterRef, QuerySet, Subquery
-from django.db.models.functions import Coalesce
+from django.core.paginator import Paginator
+from django.db.models import Count
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
 from labeling.access import MANAGERS, project_for
+from labeling.figures import counted, figure
+from labeling.ladder import marks
+from labeling.lineage import Fold, Member, family, folded
 from labeling.models import Policy, PolicyEvent, PolicyState, Project, Response
+from labeling.ratings import Rating
 from labeling.requests import PageRequest
-from labeling.services.promoting import CannotPromote, promote, roll_back
+from labeling.services.deleting import LONGEST_REASON
+from labeling.services.promoting import (
+    CannotPromote,
+    ReasonNeeded,
+    promote,
+    replaced_policy,
+    roll_back,
+)
+from labeling.win_votes import ratings_of
 
 SHOWN_EVENTS = 30
+NEWEST = 30  # policies that are shown whatever their place in the tree
+PAGE = 60  # of the whole tree
+RESPONSES = "policies.responses"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Member:
-    """A policy's row in the family tree. `rails` draw the lanes to its left, outermost first."""
+@counted(RESPONSES)
+def _responses(project: Project) -> dict[str, int]:
+    """How many responses each policy has written."""
+    rows = Response.objects.filter(policy__project=project).order_by().values_list("policy")
+    return {str(policy): number for policy, number in rows.annotate(Count("pk"))}
 
-    policy: Policy
-    rails: tuple[str, ...]
-    root: bool
-    continued: bool
+
+def responses_of(project: Project) -> dict[int, int]:
+    """How many responses each policy has written, by id; those without any are left out."""
+    kept = figure(project, RESPONSES)
+    return {int(policy): number for policy, number in kept.value.items()}
 
 
 def policies(request: PageRequest, slug: str) -> HttpResponse:
     """The family tree from the initial policy, and what happened to its members."""
     project = project_for(request.user, slug, MANAGERS)
-    found = list(_with_counts(project))
-    serving = next((one for one in found if one.state == PolicyState.SERVING), None)
-    events = list(
-        PolicyEvent.objects.filter(policy__project=project)
-        .select_related("policy", "replaced", "actor")
-        .order_by("-id")[:SHOWN_EVENTS]
-    )
+    slim = list(project.policies.only("name", "parent", "state", "project").order_by("pk"))
+    serving = next((one for one in slim if one.state == PolicyState.SERVING), None)
+    before = replaced_policy(serving) if serving else None
+    tree = list(family(slim, serving))
+    everything = Paginator(tree, PAGE).get_page(request.GET.get("page"))
+    whole = "page" in request.GET or len(tree) <= PAGE
+    wanted = _wanted(slim, serving, before)
+    rows = list(everything) if whole else list(folded(tree, wanted))
+    ratings, rated_at = ratings_of(project)
     context = {
         "project": project,
-        "family": list(family(found, serving)),
+        "rows": _rows(project, rows, ratings),
+        "page": everything if whole else None,
         "serving": serving,
-        "before": _replaced_by(serving),
-        "events": events,
+        "before": before if before and before.deleted_at is None else None,
+        "events": _events(project),
+        "rated_at": rated_at,
     }
     return render(request, "labeling/policies.html", context)
+
+
+def _wanted(policies: list[Policy], serving: Policy | None, before: Policy | None) -> set[int]:
+    """Whom a long tree shows: the initial ones, whom serving is about, and the newest."""
+    shown = {one.pk for one in policies[-NEWEST:]} | {
+        one.pk for one in policies if one.parent_id is None
+    }
+    shown |= {one.pk for one in (serving, before) if one is not None}
+    if serving is not None and serving.parent_id is not None:
+        shown.add(serving.parent_id)
+    return shown
+
+
+def _rows(
+    project: Project, rows: Sequence[Member | Fold], ratings: dict[int, Rating]
+) -> list[dict[str, Any]]:
+    """The rows with all that is told of each policy; a fold has none."""
+    ids = [row.policy.pk for row in rows if isinstance(row, Member)]
+    full = project.policies.select_related("made_by_round").defer(
+        "made_by_round__options", "made_by_round__results", "made_by_round__error"
+    )
+    found = full.in_bulk(ids)
+    drawn = marks({pk: ratings[pk] for pk in ids if pk in ratings})
+    written = responses_of(project)
+    return [
+        {"fold": row.number}
+        if isinstance(row, Fold)
+        else {
+            "member": row,
+            "policy": found[row.policy.pk],
+            "mark": drawn.get(row.policy.pk),
+            "written": written.get(row.policy.pk, 0),
+        }
+        for row in rows
+    ]
+
+
+def _events(project: Project) -> list[PolicyEvent]:
+    events = PolicyEvent.objects.filter(policy__project=project)
+    return list(events.select_related("policy", "replaced", "actor").order_by("-id")[:SHOWN_EVENTS])
 
 
 @require_POST
@@ -56,7 +118,14 @@ def promote_policy(request: PageRequest, slug: str, policy: int) -> HttpResponse
     project = project_for(request.user, slug, MANAGERS)
     wanted = get_object_or_404(project.policies, pk=policy)
     try:
-        promote(policy=wanted, actor=request.user)
+        promote(
+            policy=wanted,
+            actor=request.user,
+            reason=request.POST.get("reason", "")[:LONGEST_REASON],
+        )
+    except ReasonNeeded as error:
+        messages.warning(request, str(error))
+        return redirect(f"{reverse('labeling:policy', args=[slug, policy])}?why=1")
     except CannotPromote as error:
         messages.warning(request, str(error))
     else:
@@ -80,69 +149,3 @@ def roll_back_policy(request: PageRequest, slug: str) -> HttpResponse:
             request, _("%(policy)s serves again. Nothing was deleted.") % {"policy": restored}
         )
     return redirect("labeling:policies", slug=slug)
-
-
-def _with_counts(project: Project) -> QuerySet[Policy]:
-    """The project's policies, oldest first, with their responses and the round that made them."""
-    written = (
-        Response.objects.filter(policy=OuterRef("pk"))
-        .order_by()
-        .values("policy")
-        .annotate(number=Count("pk"))
-        .values("number")
-    )
-    return (
-        project.policies.select_related("made_by_round")
-        .annotate(written=Coalesce(Subquery(written), 0))
-        .order_by("id")
-    )
-
-
-def _replaced_by(serving: Policy | None) -> Policy | None:
-    """What rolling back would put into service."""
-    promotion = (
-        PolicyEvent.objects.filter(policy=serving, kind=PolicyEvent.Kind.PROMOTED)
-        .select_related("replaced")
-        .order_by("-id")
-        .first()
-    )
-    return promotion.replaced if promotion else None
-
-
-def family(policies: Sequence[Policy], serving: Policy | None) -> Iterator[Member]:
-    """The tree, depth first. A line stays in one lane: only side branches are indented.
-
-    The heir that stays in the lane is on the way to the serving policy, else the youngest child.
-    """
-    children: dict[int | None, list[Policy]] = defaultdict(list)
-    by_id = {policy.pk: policy for policy in policies}
-    for policy in policies:
-        children[policy.parent_id].append(policy)
-    line = set()
-    ancestor = serving
-    while ancestor is not None:
-        line.add(ancestor.pk)
-        ancestor = by_id.get(ancestor.parent_id) if ancestor.parent_id else None
-    for root in children[None]:
-        yield from _descent(root, children, line, (), ())
-
-
-def _descent(
-    policy: Policy | None,
-    children: dict[int | None, list[Policy]],
-    line: set[int],
-    first: tuple[str, ...],
-    later: tuple[str, ...],
-) -> Iterator[Member]:
-    """A lane from its first member down; `first` and `later` are the rails to its left."""
-    rails = first
-    while policy is not None:
-        born = children[policy.pk]
-        heir = next((one for one in born if one.pk in line), born[-1] if born else None)
-        yield Member(
-            policy=policy, rails=rails, root=policy.parent_id is None, continued=bool(born)
-        )
-        sides = [one for one in born if one is not heir]
-        for side in sides:
-            yield from _descent(side, children, line, (*later, "branch"), (*later, "pass"))
-        policy, rails = heir, later

@@ -1,4 +1,8 @@
-"""The preference table: made for skimming, with an export."""
+"""The preference table: made for skimming, with an export.
+
+Filters have no index, so a page looks through so many pairs and says so: a filter that fits few of
+a million would read them all.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +17,14 @@ from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from jobs.run_dir import encode
 from labeling.access import EXPORTERS, project_for
+from labeling.figures import counted, figure
 from labeling.models import Preference, Project, Split
 from labeling.requests import PageRequest
 from labeling.services.exporting import preference_rows
 
 PAGE = 25
+LOOKED_THROUGH = 5_000  # pairs, for one page of those that filters leave
+NUMBER = "preferences.number"
 MOST_MARKS = 7  # more votes than that are told as numbers
 
 
@@ -94,25 +101,29 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class KeysetPage:
-    """A page of rows, newest first, found by id: as quick on the last page as on the first."""
+    """A page of rows, newest first, found by id: as quick on the last page as on the first.
+
+    `cut` where it ends because enough was looked through; then it may be short, or empty.
+    """
 
     rows: list[Row]
     newer: int | None
     older: int | None
     placed: bool
+    cut: bool
 
 
 def preferences(request: PageRequest, slug: str) -> HttpResponse:
     """The table, its filters and the export, for managers and consumers."""
     project = project_for(request.user, slug, EXPORTERS)
     form = FilterForm(project, request.GET)
-    rows = form.narrow(Preference.objects.filter(project=project))
-    page = page_of(rows, request.GET)
+    page = page_of(project, form, request.GET)
     context = {
         "project": project,
         "form": form,
-        "total": rows.count(),
         "page": page,
+        "looked_through": LOOKED_THROUGH,
+        **_total(project, form),
         "bare": not (page.rows or page.placed or form.narrowed),
         "splits": Split.choices,
     }
@@ -137,27 +148,66 @@ def export_preferences(request: PageRequest, slug: str) -> StreamingHttpResponse
     )
 
 
-def page_of(rows: QuerySet[Preference], place: QueryDict) -> KeysetPage:
+def page_of(project: Project, form: FilterForm, place: QueryDict) -> KeysetPage:
     """The page after (`before` an id) or before (`after` an id) that place, else the first."""
-    full = rows.select_related("comparison__prompt", "chosen__policy", "rejected__policy").defer(
-        "chosen__token_ids", "chosen__sampling", "rejected__token_ids", "rejected__sampling"
-    )
     before, after = _id(place.get("before")), _id(place.get("after"))
+    every = Preference.objects.filter(project=project)
     if after is not None:
-        found = list(full.filter(pk__gt=after).order_by("pk")[: PAGE + 1])
-        more, page = len(found) > PAGE, found[:PAGE][::-1]
-        newer, older = more, bool(page)
+        every, order = every.filter(pk__gt=after), "pk"
     else:
-        older_rows = full if before is None else full.filter(pk__lt=before)
-        found = list(older_rows.order_by("-pk")[: PAGE + 1])
-        page, older = found[:PAGE], len(found) > PAGE
-        newer = before is not None and bool(page)
+        every, order = every if before is None else every.filter(pk__lt=before), "-pk"
+    rows = form.narrow(every)
+    edge = _edge(every, order) if form.narrowed else None
+    if edge is not None:
+        rows = rows.filter(pk__lte=edge) if after is not None else rows.filter(pk__gte=edge)
+    ids = list(rows.order_by(order).values_list("pk", flat=True)[: PAGE + 1])
+    found = list(_whole(Preference.objects.filter(pk__in=ids)).order_by(order))
+    page, cut = found[:PAGE], len(found) <= PAGE and edge is not None
+    # Where the page goes on, in its own direction, and in the one that it came from.
+    onward = edge if cut else page[-1].pk if len(found) > PAGE else None
+    back = page[0].pk if page else None
+    if after is not None:
+        back, page = after + 1 if back is None else back, page[::-1]
+    elif before is not None:
+        back = before - 1 if back is None else back
+    else:
+        back = None
     return KeysetPage(
         rows=[Row(preference=one) for one in page],
-        newer=page[0].pk if newer else None,
-        older=page[-1].pk if older else None,
+        newer=back if after is None else onward,
+        older=onward if after is None else back,
         placed=before is not None or after is not None,
+        cut=cut,
     )
+
+
+def _edge(rows: QuerySet[Preference], order: str) -> int | None:
+    """The id of the last row that is looked through; None where all are. Reads an index alone."""
+    ids = rows.order_by(order).values_list("pk", flat=True)
+    last_and_next = list(ids[LOOKED_THROUGH - 1 : LOOKED_THROUGH + 1])
+    return last_and_next[0] if len(last_and_next) == 2 else None
+
+
+def _whole(rows: QuerySet[Preference]) -> QuerySet[Preference]:
+    """With everything that the table shows."""
+    return rows.select_related("comparison__prompt", "chosen__policy", "rejected__policy").defer(
+        "chosen__token_ids", "chosen__sampling", "rejected__token_ids", "rejected__sampling"
+    )
+
+
+def _total(project: Project, form: FilterForm) -> dict[str, Any]:
+    """How many pairs there are; with filters, among the newest that are looked through."""
+    every = Preference.objects.filter(project=project)
+    if not form.narrowed:
+        return {"total": figure(project, NUMBER).value, "capped": False}
+    edge = _edge(every, "-pk")
+    newest = form.narrow(every if edge is None else every.filter(pk__gte=edge))
+    return {"total": newest.count(), "capped": edge is not None}
+
+
+@counted(NUMBER)
+def _number(project: Project) -> int:
+    return Preference.objects.filter(project=project).count()
 
 
 def _id(text: str | None) -> int | None:

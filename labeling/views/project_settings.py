@@ -12,12 +12,15 @@ from django.views.decorators.http import require_http_methods
 
 from labeling.access import MANAGERS, project_for
 from labeling.differences import Piece, differences
+from labeling.figures import counted, figure
 from labeling.models import Guidelines, Judgment, Project
 from labeling.project_forms import SettingsForm
 from labeling.rendering import visible
 from labeling.requests import PageRequest
 from labeling.services.configuring import publish_guidelines
 from labeling.services.examples import shown_examples
+
+VERDICTS = "guidelines.verdicts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +120,14 @@ def _fragment(
 def _page(
     request: PageRequest, project: Project, form: SettingsForm, change: Change | None = None
 ) -> HttpResponse:
+    verdicts = figure(project, VERDICTS)
     context = {
         "project": project,
         "form": form,
         "refused": form.is_bound and "preview" not in request.POST,
         "previewed": "preview" in request.POST,
-        "versions": _versions(project, change),
+        "versions": _versions(project, change, verdicts.value),
+        "verdicts": verdicts,
         "examples": shown_examples(project).count(),
     }
     status = 422 if context["refused"] else 200
@@ -135,17 +140,27 @@ def _version(project: Project, number: str | None) -> Guidelines | None:
     return project.versions.filter(number=int(number)).first()
 
 
-def _versions(project: Project, change: Change | None) -> list[Version]:
-    """The newest first, in two queries however many there are."""
-    verdicts = Judgment.objects.current().filter(guidelines__project=project, rewrite_of=None)
-    counts = dict(verdicts.values_list("guidelines").annotate(Count("pk")))
+def _versions(
+    project: Project, change: Change | None, verdicts: Mapping[str, int]
+) -> list[Version]:
+    """The newest first, in one query however many there are."""
     newest = project.versions.defer("text").select_related("author").order_by("-number")
     return [
         Version(
             guidelines=one,
-            judgments=counts.get(one.pk, 0),
+            judgments=verdicts.get(str(one.pk), 0),
             in_force=one.pk == project.guidelines_id,
             change=change if change and change.version.pk == one.pk else None,
         )
         for one in newest
     ]
+
+
+@counted(VERDICTS)
+def _verdicts(project: Project) -> dict[str, int]:
+    """How many verdicts were given under each version, by its id."""
+    verdicts = Judgment.objects.current().filter(guidelines__project=project, rewrite_of=None)
+    return {
+        str(version): number
+        for version, number in verdicts.order_by().values_list("guidelines").annotate(Count("pk"))
+    }

@@ -17,7 +17,7 @@ from labeling.requests import PageRequest
 from labeling.services import queueing
 from labeling.services.queueing import Filters, Outcome
 from labeling.templatetags.prefloop import thin
-from labeling.waiting import match_of, queue_of
+from labeling.waiting import LOOKED_THROUGH, match_of, queue_of
 
 SHOWN_CHANGES = 20
 
@@ -109,6 +109,7 @@ def _matching(project: Project, form: FilterForm) -> dict[str, Any]:
         "form": form,
         "filters": filters.as_json() if filters else {},
         "match": match_of(project, filters) if filters else None,
+        "looked_through": LOOKED_THROUGH,
     }
 
 

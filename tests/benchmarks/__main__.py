@@ -11,8 +11,10 @@ from pathlib import Path
 from tests.benchmarks.report import Options, store, table
 
 BENCHMARKS = {
+    "evaluation": "the gate: rounds on inverted and on true preferences, and coverage",
     "generation": "the batch path against vLLM itself and transformers",
     "labeling": "annotators over HTTP on a million comparisons, SQLite and PostgreSQL",
+    "pages": "every page of a project with 1,000 rounds and 1,000,000 preferences",
     "trainer": "the DPO trainer against TRL's DPOTrainer",
     "turns": "generation and training on one GPU, one after the other",
 }

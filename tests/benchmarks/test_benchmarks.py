@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.benchmarks import rows
+from tests.benchmarks import pages, rows
 from tests.benchmarks.__main__ import BENCHMARKS, main
 from tests.benchmarks.encoding import write_rows
 from tests.benchmarks.flops import attended, layer_weights, pair_tokens, step_flops
@@ -70,6 +70,31 @@ def test_the_command_runs_a_benchmark_and_stores_it(tmp_path: Path, monkeypatch,
     assert asked[0].quick
     assert "missed" in capsys.readouterr().out
     assert (tmp_path / "out.json").exists()
+
+
+def test_the_slowest_page_and_broken_ones_are_figures():
+    def page(name: str, seconds: list[float], status: int = 200) -> dict[str, object]:
+        more = {"status": status, "queries": 7, "first_s": 2.0}
+        return {"page": name, "seconds": seconds, "cpu_s": seconds} | more
+
+    found = pages._figures(
+        "sqlite",
+        [
+            page("quick", [0.01] * 20),
+            page("slow", [0.02] * 19 + [0.3]),
+            page("broken", [], status=500),
+            page("elsewhere", [], status=302),
+        ],
+    )
+    values = {figure.name: figure.value for figure in found}
+    assert values == {
+        "sqlite_p95_ms quick": 10,
+        "sqlite_p95_ms slow": 300,
+        "sqlite_slowest_p95_ms": 300,
+        "sqlite_slowest_cpu_ms": 300,
+        "sqlite_broken_pages": 1,
+    }
+    assert [figure.holds for figure in found] == [True, False, False, True, False]
 
 
 def test_flops_of_a_step_are_those_worked_by_hand():

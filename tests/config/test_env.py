@@ -158,3 +158,42 @@ print("up")
 """
     done = site(tmp_path, code)
     assert done.stdout.strip() == "up", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "port", "tls", "ssl"),
+    [
+        ("smtp+tls://ada%40x:p%2Fw@mail.example", 587, True, False),
+        ("smtps://ada%40x:p%2Fw@mail.example", 465, False, True),
+        ("smtp://ada%40x:p%2Fw@mail.example:2525", 2525, False, False),
+    ],
+)
+def test_a_mail_server_is_an_address(monkeypatch, value, port, tls, ssl) -> None:
+    monkeypatch.setenv("PREFLOOP_EMAIL_URL", value)
+    found = env.mail_server("EMAIL_URL")
+    assert (found["EMAIL_HOST"], found["EMAIL_PORT"]) == ("mail.example", port)
+    assert (found["EMAIL_HOST_USER"], found["EMAIL_HOST_PASSWORD"]) == ("ada@x", "p/w")
+    assert (found["EMAIL_USE_TLS"], found["EMAIL_USE_SSL"]) == (tls, ssl)
+
+
+@pytest.mark.parametrize(
+    "value", ["mail.example", "http://a:hidden@h:80", "smtp://", "smtp://h:no", "smtp://[::1"]
+)
+def test_what_is_no_mail_server_is_an_error_that_keeps_the_password(monkeypatch, value) -> None:
+    monkeypatch.setenv("PREFLOOP_EMAIL_URL", value)
+    with pytest.raises(env.SettingError, match="PREFLOOP_EMAIL_URL") as error:
+        env.mail_server("EMAIL_URL")
+    assert "hidden" not in str(error.value)
+
+
+def test_without_a_mail_server_there_is_no_host(monkeypatch) -> None:
+    monkeypatch.delenv("PREFLOOP_EMAIL_URL", raising=False)
+    assert env.mail_server("EMAIL_URL")["EMAIL_HOST"] == ""
+
+
+def test_the_site_has_one_address(monkeypatch) -> None:
+    monkeypatch.setenv("PREFLOOP_SITE_URL", "https://prefloop.example/")
+    assert env.web_address("SITE_URL") == "https://prefloop.example"
+    monkeypatch.setenv("PREFLOOP_SITE_URL", "https://a.example, https://b.example")
+    with pytest.raises(env.SettingError, match="one address"):
+        env.web_address("SITE_URL")

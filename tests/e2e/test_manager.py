@@ -51,35 +51,6 @@ def learn(round_: Round, first: int, last: int) -> None:
         append_jsonl(Path(round_.run_dir) / "metrics.jsonl", row)
 
 
-def test_a_round_from_the_loop_to_promotion_and_back(
-    project: Project, manager: User, open_page, tmp_path: Path
-) -> None:
-    page = open_page(manager, f"/p/{project.slug}/")
-    page.get_by_role("link", name="Start a round").click()
-    page.get_by_role("button", name="Start the round").click()
-    page.wait_for_url("**/rounds/1/")
-    page.get_by_text("Waiting for the worker").wait_for()
-
-    round_ = project.rounds.get()
-    Round.objects.update(state=RoundState.RUNNING, started_at=timezone.now(), run_dir=tmp_path)
-    round_.refresh_from_db()
-    learn(round_, 1, 5)
-    page.get_by_text("5 of 20").wait_for()
-    learn(round_, 6, 12)
-    page.get_by_text("12 of 20").wait_for()
-
-    policy = make_policy(project=project, name="Round 1", parent=serving_policy(project))
-    Round.objects.update(state=RoundState.SUCCEEDED, policy=policy, finished_at=timezone.now())
-    page.get_by_role("button", name="Promote Round 1").click()
-    page.get_by_text("Round 1 serves now").wait_for()
-    assert serving_policy(project) == policy
-
-    page.get_by_role("button", name="Roll back").click()
-    page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
-    page.get_by_text("Starter serves again").wait_for()
-    assert str(serving_policy(project)) == "Starter"
-
-
 def test_an_open_question_survives_the_polling(
     project: Project, manager: User, open_page, tmp_path: Path
 ) -> None:

@@ -76,6 +76,28 @@ def test_an_option_that_is_missing_is_asked_for_where_it_belongs(
     assert project.rounds.get().options["logratio"] == "mean"
 
 
+def test_what_a_round_would_come_to_follows_the_form(
+    project: Project, manager: User, open_page
+) -> None:
+    page = open_page(manager, f"/p/{project.slug}/rounds/new/")
+    start = page.get_by_role("button", name="Start the round")
+    page.get_by_text("What the trainer gets").click()
+    page.get_by_text("Train on all pairs").click()
+    page.get_by_label("Judged until").fill("2001-01-01")
+    page.get_by_label("Judged until").blur()
+    page.get_by_text("left out: judged on other days").wait_for()
+    assert start.is_disabled()
+    assert page.get_by_text("checkpoint_every").is_visible(), "what was unfolded stays so"
+    page.get_by_label("Judged until").fill("")
+    page.get_by_label("β").fill("0.7")
+    page.get_by_label("β").blur()
+    page.locator(".settings dd", has_text="0.7").wait_for()
+    assert start.is_enabled()
+    page.get_by_label("Begin with").select_option("large-many")
+    page.wait_for_url("**preset=large-many")
+    assert page.get_by_label("Method").input_value() == "lora"
+
+
 @pytest.mark.parametrize("java_script_enabled", [True, False])
 def test_nothing_on_a_rounds_page_scrolls_sideways_on_a_phone(
     project: Project, manager: User, open_page, tmp_path: Path, java_script_enabled: bool
@@ -87,7 +109,8 @@ def test_nothing_on_a_rounds_page_scrolls_sideways_on_a_phone(
     log_samples(tmp_path, "after", *[(prompt, text[::-1]) for prompt, text in texts])
     results = RESULTS | {"samples_before": SAMPLES, "samples_after": SAMPLES}
     make_round(project, RoundState.SUCCEEDED, tmp_path, results=results)
-    for path in ("", "1/", "new/"):
+    make_round(project, RoundState.FAILED, tmp_path)
+    for path in ("", "1/", "new/", "compare/?rounds=1&rounds=2"):
         page = open_page(
             manager,
             f"/p/{project.slug}/rounds/{path}",

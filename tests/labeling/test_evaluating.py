@@ -10,12 +10,14 @@ from jobs.models import Schedule
 from labeling.evaluation_tasks import look_at_evaluation
 from labeling.models import (
     Comparison,
+    Delivery,
     Evaluation,
     Lease,
     PolicyEvent,
     Project,
     Prompt,
     Response,
+    Subscription,
     User,
 )
 from labeling.services.assigning import next_assignment
@@ -31,6 +33,7 @@ from labeling.services.evaluating import (
 from labeling.services.exporting import ranked_groups
 from labeling.services.gating import look
 from labeling.services.judging import undo
+from labeling.services.notifying import subscribe
 from labeling.services.promoting import ReasonNeeded, promote, roll_back, serving_policy
 from labeling.win_rates import win_rate
 from tests.builders import (
@@ -177,6 +180,15 @@ def test_outcomes_are_counted_from_the_new_policy_s_side_and_undone_ones_are_not
 
 def test_a_better_policy_passes_the_gate_and_is_promoted_where_that_was_asked_for() -> None:
     evaluation = make_evaluation(pairs=12, promote_if_better=True)
+    project = evaluation.project
+    channel = Subscription.Channel.WEBHOOK
+    subscribe(
+        project=project,
+        channel=channel,
+        target="https://example.org/",
+        events=["gate_passed", "promoted"],
+        actor=None,
+    )
     judge_evaluation(evaluation, "wwwwww")
     look(evaluation)
     assert fresh(evaluation).passed_at is None, "six wins are luck"
@@ -187,6 +199,12 @@ def test_a_better_policy_passes_the_gate_and_is_promoted_where_that_was_asked_fo
     event = PolicyEvent.objects.latest("id")
     assert (event.kind, event.actor) == ("promoted", None)
     assert event.reason.startswith("Won 100% of 10 judgments")
+    told = Delivery.objects.order_by("pk")
+    assert [one.event for one in told] == ["gate_passed", "promoted"]
+    assert told[0].payload["facts"]["judgments"] == 10
+    assert told[1].payload["facts"]["reason"] == event.reason
+    look(evaluation)
+    assert told.count() == 2, "told once"
 
 
 def test_without_that_wish_it_waits_for_a_manager_who_then_needs_no_reason() -> None:

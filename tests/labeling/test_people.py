@@ -87,7 +87,7 @@ def test_queries_do_not_grow_with_members(
             inviting.create(
                 project=project, role=Role.ANNOTATOR, note="", days=1, invited_by=annotator
             )
-        with django_assert_max_num_queries(9):
+        with django_assert_max_num_queries(12):
             page(client, project)
 
 

@@ -1,14 +1,29 @@
 """Policies: the family tree, promotion and rolling back."""
 
+import math
+import re
+from itertools import pairwise
+
 import pytest
 from django.test import Client
 from django.urls import reverse
 
 from generation.models import Batch
-from labeling.models import Policy, PolicyState, Project, Role
+from labeling.lineage import Fold, family, folded
+from labeling.models import Comparison, Policy, PolicyState, Project, Role
+from labeling.services.aggregating import rewrite_preferences
+from labeling.services.comparing import NewComparison, create_comparisons
 from labeling.services.promoting import promote, serving_policy
-from labeling.views.policies import family
-from tests.builders import make_policy, make_project, make_prompt, make_responses, make_user
+from labeling.win_votes import ratings_of, votes_between
+from tests.builders import (
+    judge,
+    make_comparison,
+    make_policy,
+    make_project,
+    make_prompt,
+    make_responses,
+    make_user,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -69,12 +84,23 @@ def test_promoting_replaces_the_serving_policy_and_names_who_did_it(
     project: Project, manager: Client
 ) -> None:
     better = child(project, "Round 1", "Starter")
-    answer = manager.post(reverse("labeling:promote", args=[project.slug, better.pk]), follow=True)
-    html = answer.content.decode()
+    address = reverse("labeling:promote", args=[project.slug, better.pk])
+    html = manager.post(address, {"reason": "<b>Kinder</b>"}, follow=True).content.decode()
     assert serving_policy(project) == better
     assert "Round 1 serves now" in html
     assert "in place of Starter" in html
     assert "by dana" in html
+    assert "&lt;b&gt;Kinder" in html
+
+
+def test_promoting_without_evidence_asks_for_a_reason(project: Project, manager: Client) -> None:
+    better = child(project, "Round 1", "Starter")
+    answer = manager.post(reverse("labeling:promote", args=[project.slug, better.pk]), follow=True)
+    html = answer.content.decode()
+    assert answer.redirect_chain[0][0].endswith(f"/policies/{better.pk}/?why=1")
+    assert "Say why" in html
+    assert 'aria-labelledby="why-title"' in html
+    assert str(serving_policy(project)) == "Starter"
 
 
 def test_promoting_what_serves_already_is_told_and_changes_nothing(
@@ -145,5 +171,98 @@ def test_responses_are_counted_and_queries_do_not_grow_with_policies(
         for number in range(start, start + 5):
             promote(policy=child(project, f"Round {number}", "Starter"), actor=None)
             Batch.objects.all().delete()
-        with django_assert_max_num_queries(10):
+        with django_assert_max_num_queries(16):
             page(project, manager)
+
+
+def test_a_long_tree_is_folded_and_its_pages_hold_everyone(
+    project: Project, manager: Client, django_assert_max_num_queries
+) -> None:
+    rows = [Policy(project=project, name=f"Old {n}", digest="0" * 64) for n in range(200)]
+    made = Policy.objects.bulk_create(rows)
+    for before, after in pairwise([serving_policy(project), *made]):
+        after.parent = before
+    Policy.objects.bulk_update(made, ["parent"])
+    with django_assert_max_num_queries(16):
+        html = page(project, manager)
+    assert "170 more policies" in html
+    for name in ("Starter", "Old 170", "Old 199"):
+        assert f">{name}</a>" in html
+    assert ">Old 100</a>" not in html
+    seen = set()
+    for number in range(1, 5):
+        answer = manager.get(reverse("labeling:policies", args=[project.slug]), {"page": number})
+        seen |= set(re.findall(r">(Starter|Old \d+)</a>", answer.content.decode()))
+    assert len(seen) == 201
+
+
+def test_folding_counts_whom_it_leaves_out(project: Project) -> None:
+    child(project, "Round 1", "Starter")
+    child(project, "Round 2", "Round 1")
+    last = child(project, "Round 3", "Round 2")
+    tree = list(family(list(project.policies.order_by("id")), last))
+    shown = [row if isinstance(row, Fold) else row.policy.name for row in folded(tree, {last.pk})]
+    assert shown == [Fold(number=3), "Round 3"]
+
+
+def test_lanes_of_lanes_are_drawn_up_to_a_width(project: Project) -> None:
+    parent = "Starter"
+    for depth in range(12):
+        child(project, f"Side {depth}", parent)
+        child(project, f"Heir {depth}", parent)
+        parent = f"Side {depth}"
+    assert len(drawn(project)) == 25
+    assert max(len(rails) for _, rails in drawn(project)) == 8
+
+
+def test_ratings_are_drawn_beside_policies_that_people_compared(
+    project: Project, manager: Client
+) -> None:
+    starter = serving_policy(project)
+    better = child(project, "Round 1", "Starter")
+    child(project, "Round 2", "Round 1")
+    for purpose, winner in [(Comparison.Purpose.STANDARD, 1)] * 3 + [
+        (Comparison.Purpose.EVALUATION, 0),
+        (Comparison.Purpose.GOLD, 0),
+    ]:
+        between(project, starter, better, winner, purpose)
+    found, _kept = ratings_of(project)
+    assert found[better.pk].votes == 4
+    assert found[starter.pk].value == pytest.approx(1000)
+    assert found[better.pk].value == pytest.approx(1000 + 400 * math.log10(3), abs=2)
+    html = page(project, manager)
+    assert html.count('class="ladder"') == 2
+    assert "4 votes" in html
+    assert html.count("not compared with the others yet") == 1
+
+
+def between(
+    project: Project, first: Policy, second: Policy, winner: int, purpose: Comparison.Purpose
+) -> Comparison:
+    """One judged comparison between responses of two policies."""
+    prompt = make_prompt(project=project)
+    pair = [make_responses(prompt=prompt, k=1, policy=one)[0] for one in (first, second)]
+    wanted = NewComparison(responses=pair, purpose=purpose)
+    (made,) = create_comparisons(project=project, wanted=[wanted], overlap=1)
+    judge(comparison=made, tiers=[[winner], [1 - winner]])
+    return made
+
+
+def test_ties_are_votes_and_withdrawn_comparisons_are_none(project: Project) -> None:
+    starter, other = serving_policy(project), child(project, "Round 1", "Starter")
+    made = between(project, starter, other, 0, Comparison.Purpose.STANDARD)
+    tied = between(project, starter, other, 0, Comparison.Purpose.STANDARD)
+    judge_again = tied.judgments.get()
+    judge_again.tiers = [[0, 1]]
+    judge_again.save()
+    rewrite_preferences([tied])
+    votes = votes_between(project)
+    assert sorted(zip(votes.wins, votes.losses, strict=True)) == [(0.5, 0.5), (1, 0)]
+    made.state = Comparison.State.RETIRED
+    made.save()
+    assert list(votes_between(project).wins) == [0.5]
+
+
+def test_responses_of_one_policy_alone_rate_nothing(project: Project) -> None:
+    judge(comparison=make_comparison(project=project, policy=serving_policy(project)))
+    assert ratings_of(project)[0] == {}

@@ -7,6 +7,7 @@ from django.test import Client
 from django.urls import reverse
 
 from labeling.models import Policy, Preference, Project, Role, Split
+from labeling.views import preferences
 from labeling.views.preferences import PAGE
 from tests.builders import (
     judge,
@@ -107,6 +108,35 @@ def test_pages_go_through_all_rows_once_and_back(project: Project, member: Clien
     again = page(project, member, f"after={ids[PAGE]}")
     assert again.count('<details class="skim-item"') == PAGE
     assert "Newer" not in again
+
+
+def test_filters_look_through_so_many_pairs_and_say_so(
+    project: Project, member: Client, monkeypatch
+) -> None:
+    monkeypatch.setattr(preferences, "LOOKED_THROUGH", 3)
+    for name in ("soup", "bread"):
+        judged(project, name, split=Split.HELD_OUT)
+    for index in range(5):
+        judged(project, f"dish {index}")
+    ids = list(project.preferences.order_by("-id").values_list("pk", flat=True))
+    first = page(project, member, "split=held_out")
+    assert "None of these 3 pairs is left with these filters." in first
+    assert f"before={ids[2]}" in first
+    assert "Newer" not in first
+    second = page(project, member, f"split=held_out&before={ids[2]}")
+    assert "First to bread" in second
+    assert "3 pairs were looked through; there are more." in second
+    assert f"before={ids[5]}" in second
+    third = page(project, member, f"split=held_out&before={ids[5]}")
+    assert "First to soup" in third
+    assert "Older" not in third
+    assert f"after={ids[6]}" in third
+    back = page(project, member, f"split=held_out&after={ids[6]}")
+    assert "First to bread" in back
+    assert f"after={ids[3]}" in back
+    further = page(project, member, f"split=held_out&after={ids[3]}")
+    assert "None of these 3 pairs is left" not in further
+    assert "of the newest 3 pairs" in page(project, member, "split=train")
 
 
 def test_a_fragment_is_answered_with_the_table_and_history_with_the_page(

@@ -10,7 +10,8 @@ from django.utils import timezone
 from generation.models import BatchState
 from jobs import queue
 from jobs.models import WorkerSeen
-from labeling.models import PolicyState, Project, Role, Split
+from labeling import agreement, figures
+from labeling.models import Comparison, Evaluation, Policy, PolicyState, Project, Role, Split
 from labeling.overview import ROUND_PAIRS, Overview, overview
 from tests.builders import (
     judge,
@@ -22,7 +23,7 @@ from tests.builders import (
     make_responses,
     make_user,
 )
-from training.models import Round, RoundState
+from training.models import Round, RoundSchedule, RoundState
 
 pytestmark = pytest.mark.django_db
 
@@ -130,14 +131,14 @@ def test_a_running_round_is_shown_with_its_progress_and_polls(client: Client) ->
     assert "worker" not in html
 
 
-def test_polling_answers_with_the_fragment_and_ends_with_the_work(client: Client) -> None:
+def test_polling_answers_with_the_fragment_and_slows_down_with_the_work(client: Client) -> None:
     project = serving_project()
     round_ = make_round(project, started_at=timezone.now())
     html = page(client, project, hx_request="true")
     assert html.startswith('<div class="stack" id="loop" hx-get')
     assert "<html" not in html
     Round.objects.filter(pk=round_.pk).update(state=RoundState.CANCELLED)
-    assert "hx-trigger" not in page(client, project, hx_request="true")
+    assert 'hx-trigger="every 30s"' in page(client, project, hx_request="true")
 
 
 def test_a_silent_worker_is_said_where_work_waits() -> None:
@@ -184,5 +185,164 @@ def test_the_page_takes_few_queries_however_much_there_is(
     make_round(project, RoundState.FAILED)
     for number in (3, 6):
         judged_pairs(project, number)
-        with django_assert_max_num_queries(17):
+        with django_assert_max_num_queries(28):
             client.get(address)
+
+
+def candidate(project: Project) -> Policy:
+    """A policy that the last round made."""
+    made = make_policy(project=project, name="Better")
+    make_round(project, RoundState.SUCCEEDED, policy=made)
+    return made
+
+
+def evaluated(project: Project, policy: Policy, **more) -> Evaluation:
+    serving = project.policies.get(state=PolicyState.SERVING)
+    return Evaluation.objects.create(project=project, policy=policy, against=serving, **more)
+
+
+def test_a_policy_that_passed_the_gate_is_to_be_promoted() -> None:
+    project = serving_project()
+    make_prompt(project=project)
+    found = evaluated(
+        project, candidate(project), state=Evaluation.State.ENDED, passed_at=timezone.now()
+    )
+    step = overview(project).step
+    assert step.text == "Promote Better"
+    assert step.why == "Better passed the gate: promote it."
+    assert step.url.endswith(f"/evaluations/{found.pk}/")
+
+
+def test_a_policy_that_did_not_pass_is_not_asked_about_again() -> None:
+    project = serving_project()
+    make_prompt(project=project)
+    evaluated(project, candidate(project), state=Evaluation.State.ENDED)
+    assert overview(project).step.text == "Generate candidates"
+
+
+def test_an_evaluation_under_way_says_how_many_judgments_it_wants() -> None:
+    project = serving_project()
+    queue.saw_worker(name="here", lanes=["light"])
+    found = evaluated(project, candidate(project), state=Evaluation.State.JUDGING)
+    for _ in range(3):
+        one = make_comparison(project=project, purpose=Comparison.Purpose.EVALUATION, overlap=1)
+        Comparison.objects.filter(pk=one.pk).update(evaluation=found)
+    judge(comparison=one)
+    loop = overview(project)
+    assert loop.step.why.startswith("The evaluation of Better wants 2 more judgments.")
+    place = station(loop, "policies")
+    assert place.state == "live"
+    assert (place.activity.done, place.activity.total) == (1, 3)
+
+
+def test_an_evaluation_without_responses_says_why() -> None:
+    project = serving_project()
+    make_prompt(project=project)
+    queue.saw_worker(name="here", lanes=["light"])
+    evaluated(project, candidate(project), problem="A batch is running.")
+    loop = overview(project)
+    assert loop.stuck == ["The evaluation of Better has no responses yet: A batch is running."]
+    assert station(loop, "policies").state == "stuck"
+
+
+def test_rounds_that_start_by_themselves_are_not_asked_for() -> None:
+    project = serving_project()
+    queue.saw_worker(name="here", lanes=["light"])
+    judged_pairs(project, ROUND_PAIRS + 2)
+    make_comparison(project=project, policy=project.policies.first())
+    schedule = RoundSchedule.objects.create(project=project, every=30)
+    step = overview(Project.objects.get()).step
+    assert step.text == "Judge"
+    assert "After 18 more decided pairs the next round may start by itself." in step.why
+    RoundSchedule.objects.filter(pk=schedule.pk).update(held_up="The disk is full.\nFree some.")
+    assert overview(Project.objects.get()).stuck == [
+        "A round was due and did not start: The disk is full."
+    ]
+    RoundSchedule.objects.filter(pk=schedule.pk).update(paused=True)
+    loop = overview(Project.objects.get())
+    assert loop.stuck == []
+    assert station(loop, "rounds").note == "the schedule is paused"
+    assert "A round could start with 12 new pairs" in loop.step.why
+
+
+def test_a_schedule_without_a_worker_is_stuck() -> None:
+    project = serving_project()
+    make_prompt(project=project)
+    RoundSchedule.objects.create(project=project, every=30)
+    loop = overview(Project.objects.get())
+    assert "No worker has ever run" in loop.stuck[0]
+    assert station(loop, "rounds").state == "stuck"
+
+
+def test_two_who_disagree_are_named(monkeypatch) -> None:
+    monkeypatch.setattr(agreement, "LEAST", 5)
+    project = make_project(overlap=3)
+    ada, ben, eve = (
+        make_user(role=Role.ANNOTATOR, project=project, username=name)
+        for name in ("Ada", "Ben", "Eve")
+    )
+    for number in range(5):
+        comparison = make_comparison(project=project)
+        judge(comparison=comparison, annotator=ada, tiers=[[0], [1]])
+        judge(comparison=comparison, annotator=eve, tiers=[[0], [1]])
+        judge(comparison=comparison, annotator=ben, tiers=[[0], [1]] if number < 2 else [[0, 1]])
+    loop = overview(project)
+    (reason,) = loop.stuck
+    assert reason.startswith("Ada and Ben disagree on 60\u2009% of the pairs in 5 comparisons.")
+    assert station(loop, "judgments").state == "warned"
+
+
+def test_days_are_drawn_as_bars_and_told_in_words(client: Client) -> None:
+    project = serving_project()
+    judged_pairs(project, 3)
+    first, *_ = project.comparisons.all()
+    first.judgments.update(created_at=timezone.now() - timedelta(days=2))
+    trend = station(overview(project), "judgments").trend
+    assert trend is not None
+    assert [(bar.x, bar.height) for bar in trend.bars] == [(11 * 6, 12), (13 * 6, 24)]
+    assert trend.words == "The last 14 days: 2 on the busiest, 2 today"
+    assert trend.words in page(client, project)
+    assert station(overview(make_project()), "judgments").trend is None
+
+
+def test_accuracies_and_win_rates_are_drawn_as_lines() -> None:
+    project = serving_project()
+    policy = project.policies.get()
+    for number, share in enumerate((0.5, None, 0.6, 0.75), start=1):
+        Round.objects.create(
+            project=project,
+            number=number,
+            start=policy,
+            reference=policy,
+            state=RoundState.SUCCEEDED,
+            results={"held_out_after": {"accuracy": share}} if share else {},
+        )
+        made = make_policy(project=project)
+        result = {"rate": share} if share else {}
+        evaluated(project, made, state=Evaluation.State.ENDED, result=result)
+    loop = overview(project)
+    for key in ("rounds", "policies"):
+        trend = station(loop, key).trend
+        assert trend is not None
+        assert trend.words.endswith(": 50\u2009%, 60\u2009%, 75\u2009%")
+        assert trend.points == "2.0,22.0 42.0,14.0 82.0,2.0"
+        assert trend.guide == 22
+
+
+def test_kept_counts_tell_their_age_and_a_round_uses_up_what_is_new(
+    client: Client, monkeypatch
+) -> None:
+    project = serving_project()
+    judged_pairs(project, ROUND_PAIRS)
+    queue.saw_worker(name="here", lanes=["light"])
+    monkeypatch.setattr(figures, "CHEAP_S", -1.0)
+    assert "as of" not in page(client, project)
+    assert station(overview(project), "preferences").note == "10 decided, 10 new"
+    project.figures.update(as_of=timezone.now() - timedelta(minutes=3))
+    judged_pairs(project, 1)
+    html = page(client, project)
+    assert html.count("as of <time") == 4
+    assert "3 min ago" in html
+    assert overview(project).step.text == "Start a round"
+    make_round(project, RoundState.SUCCEEDED)
+    assert station(overview(project), "preferences").note == "10 decided, 0 new"

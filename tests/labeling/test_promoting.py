@@ -47,7 +47,7 @@ def test_promotion_and_rollback_are_events_with_their_actor(folder) -> None:
     project = make_project()
     first, second = register(project, folder, "one"), register(project, folder, "two")
     manager = make_user(role="manager", project=project)
-    promote(policy=second, actor=manager)
+    promote(policy=second, actor=manager, reason="It reads better.")
     assert serving_policy(project) == second
     roll_back(project=project, actor=manager)
     assert serving_policy(project) == first

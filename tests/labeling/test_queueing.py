@@ -330,6 +330,7 @@ def test_counts_stop_where_they_are_many(project: Project, monkeypatch: pytest.M
     many(project, 4)
     assert str(queue_of(project).states["untouched"]) == "2+"
     match = match_of(project, Filters())
+    assert not match.cut
     assert (str(match.tally), len(match.sample)) == ("2+", 3)
 
 
@@ -423,3 +424,23 @@ def test_only_managers_see_and_change_the_queue(project: Project, client: Client
     assert client.get(reverse("labeling:queue", args=[project.slug])).status_code == 404
     change = reverse("labeling:change_queue", args=[project.slug])
     assert client.post(change, {"action": "retire"}).status_code == 404
+
+
+def test_filters_look_through_so_many_comparisons_and_say_so(
+    project: Project, manager: User, client: Client, monkeypatch
+) -> None:
+    many(project, 4)
+    policy = make_policy(project=project)
+    for _ in range(2):
+        make_comparison(project=project, policy=policy)
+    monkeypatch.setattr(waiting, "LOOKED_THROUGH", 5)
+    assert not match_of(project, Filters(state="untouched")).cut
+    match = match_of(project, Filters(policy=policy.pk))
+    assert (match.tally.number, match.cut) == (1, True)
+    assert not match_of(project, Filters(policy=policy.pk, state="judged")).cut
+    monkeypatch.setattr(waiting, "LOOKED_THROUGH", 3)
+    client.force_login(manager)
+    html = client.get(reverse("labeling:queue", args=[project.slug]), {"policy": policy.pk})
+    assert "which were not looked through; what you do concerns all" in html.content.decode()
+    assert 'name="action" value="hold"' in html.content.decode()
+    assert do(manager, Action.HOLD, policy=policy.pk).changed == 2

@@ -41,7 +41,8 @@ AIMS = [
     Aim(objective="simpo", beta=2.0),
     Aim(shifted=True),
 ]
-CHARTS = ("loss", "margin", "accuracy", "rewards", "logratios", "chosen_fell", "kl", "length")
+TOLD = ("loss", "margin", "accuracy", "rewards", "logratios", "chosen_fell", "kl", "length")
+CHARTS = (*TOLD, "speed", "memory")
 finite = st.floats(min_value=-1e6, max_value=1e6)
 logged = st.dictionaries(st.sampled_from([*KEYS, "chosen_tokens", "rejected_tokens"]), finite)
 

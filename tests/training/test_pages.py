@@ -21,7 +21,8 @@ from tests.training.rounds import (
     page_of,
 )
 from training.models import RoundState
-from training.services import default_options, start_round
+from training.presets import default_options
+from training.services import start_round
 
 
 def test_what_is_in_the_way_of_a_round_is_listed_and_blocks_it(
@@ -95,7 +96,7 @@ def test_a_running_round_shows_progress_time_left_and_curves_and_polls(
     assert 'hx-trigger="every 2s"' in html
     assert 'max="40" value="10"' in html
     assert "1 min 0 s left" in html
-    assert html.count('class="chart"') == 8
+    assert html.count('class="chart"') == 10
     assert "<title>Step 10: train 0.600</title>" in html
     assert "No prompt is held out" in html
 

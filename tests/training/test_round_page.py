@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.run_dir import append_event
+from labeling.differences import Piece
 from labeling.models import Comparison, Preference, Project
 from tests.builders import judge, make_comparison, make_policy, make_project
 from tests.labeling.hostile import HOSTILE
@@ -156,8 +157,8 @@ def test_samples_stand_side_by_side_with_what_changed(
     Round.objects.update(state=RoundState.CANCELLED)
     results = {"samples_before": SAMPLES, "samples_after": SAMPLES | {"tokens": 52.0}}
     html = page(manager, succeeded(project, tmp_path, **results))
-    assert '<span class="muted">Put them in </span>the sun.' in html
-    assert '<span class="muted">Put them in </span>a warm room.' in html
+    assert "Put them in <mark>the sun</mark>." in html
+    assert "Put them in <mark>a warm room</mark>." in html
     told = section(html, "writing")
     assert "16 held-out prompts" in told
     assert "Mean length, tokens 40 52 +12" in told
@@ -285,7 +286,7 @@ texts = st.text(alphabet="ab \n", max_size=12)
 
 
 @given(texts, texts)
-def test_what_two_answers_share_is_whole_words_from_the_start(first: str, last: str) -> None:
+def test_answers_are_told_whole_and_what_differs_is_marked(first: str, last: str) -> None:
     events = Events()
     for when, text in (("before", first), ("after", last)):
         told = [{"prompt": "p", "response": text}]
@@ -293,10 +294,11 @@ def test_what_two_answers_share_is_whole_words_from_the_start(first: str, last: 
     found = writing({}, events)
     assert found is not None
     [answers] = found.answers
-    assert answers.shared + answers.before == first
-    assert answers.shared + answers.after == last
+    assert "".join(piece.text for piece in answers.before) == first
+    assert "".join(piece.text for piece in answers.after) == last
     assert answers.same == (first == last)
-    assert first == last or answers.shared == "" or answers.shared[-1] in " \n"
+    differ = any(piece.differs for piece in [*answers.before, *answers.after])
+    assert differ == (first.split() != last.split())
 
 
 def test_other_prompts_after_than_before_are_not_compared() -> None:
@@ -306,4 +308,6 @@ def test_other_prompts_after_than_before_are_not_compared() -> None:
         events.add({"kind": "samples", "when": when, "metrics": SAMPLES, "texts": told})
     found = writing({}, events)
     assert found is not None
-    assert found.answers == [Answers(prompt="before", shared="", before="text", after="")]
+    assert found.answers == [
+        Answers(prompt="before", before=[Piece("text", differs=False)], after=[])
+    ]

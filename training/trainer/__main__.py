@@ -1,5 +1,5 @@
-"""`python -m training.trainer init|run|probe ...`: make a round's run directory, train it; write
-what a policy says of a few texts."""
+"""`python -m training.trainer init|run|probe|merge ...`: make a round's run directory, train it;
+write what a policy says of a few texts; merge an adapter into its model."""
 
 import argparse
 import ctypes
@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "probe":
         return _ending(None, lambda: probe(arguments))
     stop_on_orphaned()
+    if arguments.command == "merge":
+        return _ending(arguments.run_dir, lambda: merge(arguments))
     return _ending(arguments.run_dir, lambda: run(arguments.run_dir))
 
 
@@ -63,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     ask = commands.add_parser("probe", help="write log-probabilities that prove a policy")
     ask.add_argument("file", type=Path, help="JSON-lines file to write")
     ask.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    for command in (make, ask):
+    join = commands.add_parser("merge", help="merge an adapter into the model that it is on")
+    join.add_argument("run_dir", type=Path, help="the merged policy comes to lie in its policy/")
+    for command in (make, ask, join):
         command.add_argument("--policy", type=Path, required=True, help="folder of its model")
         command.add_argument("--adapter", type=Path, help="folder of its LoRA adapter")
     make.add_argument("--preferences", type=Path, required=True, help="JSON-lines file")
@@ -108,6 +112,14 @@ def probe(arguments: argparse.Namespace) -> None:
 
     stop_on_orphaned()
     write_jsonl(arguments.file, probes(_source(arguments), arguments.dtype))
+
+
+def merge(arguments: argparse.Namespace) -> None:
+    """Merge the adapter, complete or not at all."""
+    from training.trainer import merging
+
+    arguments.run_dir.mkdir(parents=True, exist_ok=True)
+    merging.merge(_source(arguments), arguments.run_dir)
 
 
 def run(run_dir: Path) -> None:

@@ -40,7 +40,7 @@ def probes(source: PolicySource, dtype: str) -> list[Row]:
     or UnsafePolicy where the policy cannot be loaded or rendered.
     """
     tokenizer = load_tokenizer(source)
-    texts = [_ids(tokenizer, question, answer) for question, answer in TEXTS]
+    texts = text_ids(tokenizer)
     own = logps(source, dtype, texts)
     base: list[float | None] = [None] * len(texts)
     if source.adapter is not None:
@@ -49,6 +49,11 @@ def probes(source: PolicySource, dtype: str) -> list[Row]:
         {"prompt": prompt, "response": response, "logp": logp, "base_logp": base_logp}
         for (prompt, response), logp, base_logp in zip(texts, own, base, strict=True)
     ]
+
+
+def text_ids(tokenizer: Any) -> list[tuple[list[int], list[int]]]:
+    """Token ids of the texts' prompts and responses."""
+    return [_ids(tokenizer, question, answer) for question, answer in TEXTS]
 
 
 def _ids(tokenizer: Any, question: str, answer: str) -> tuple[list[int], list[int]]:

@@ -59,11 +59,9 @@ def fill(comparisons: int, annotators: int) -> dict[str, Any]:
     for start in range(0, comparisons, CHUNK):
         with transaction.atomic():
             _write(project, past, sentences, pick, range(start, min(start + CHUNK, comparisons)))
-    _reset_sequences()
-    with connection.cursor() as cursor:
-        cursor.execute("ANALYZE")
+    settle((Prompt, Response, Comparison, Slot, Judgment, Preference))
     crowd = [_member(project, f"annotator-{number}") for number in range(annotators)]
-    return {"slug": SLUG, "sessions": [_session(person) for person in crowd]}
+    return {"slug": SLUG, "sessions": [session_of(person) for person in crowd]}
 
 
 def _member(project: Project, name: str) -> User:
@@ -72,7 +70,7 @@ def _member(project: Project, name: str) -> User:
     return user
 
 
-def _session(user: User) -> str:
+def session_of(user: User) -> str:
     """The key of a session as signing in makes one; hashing passwords is not what is measured."""
     session = SessionStore()
     session[SESSION_KEY] = str(user.pk)
@@ -92,13 +90,13 @@ def _write(
     """Rows whose ids are known before: one pass, no look-ups."""
     now = timezone.now() - timedelta(days=30)
     prompts = sorted({number // PER_PROMPT for number in ids})
-    _insert(Prompt, (_prompt(project, number, sentences, pick, now) for number in prompts))
-    _insert(Response, (row for number in ids for row in _responses(number, sentences, pick, now)))
-    _insert(Comparison, (_comparison(project, number, pick, now) for number in ids))
-    _insert(Slot, (row for number in ids for row in _slots(number)))
+    insert(Prompt, (_prompt(project, number, sentences, pick, now) for number in prompts))
+    insert(Response, (row for number in ids for row in _responses(number, sentences, pick, now)))
+    insert(Comparison, (_comparison(project, number, pick, now) for number in ids))
+    insert(Slot, (row for number in ids for row in _slots(number)))
     judged = [number for number in ids if _is_judged(number)]
-    _insert(Judgment, (_judgment(number, past, now) for number in judged))
-    _insert(Preference, (_preference(project, number, now) for number in judged))
+    insert(Judgment, (_judgment(number, past, now) for number in judged))
+    insert(Preference, (_preference(project, number, now) for number in judged))
 
 
 def _is_judged(number: int) -> bool:
@@ -186,14 +184,14 @@ def _preference(project: Project, number: int, now: Any) -> Preference:
     )
 
 
-def _insert(model: Any, rows: Iterable[Any]) -> None:
+def insert(model: Any, rows: Iterable[Any]) -> None:
     """As fast as the database takes rows: COPY on PostgreSQL, executemany on SQLite."""
     fields = model._meta.concrete_fields
     columns = ", ".join(f'"{field.column}"' for field in fields)
     table = model._meta.db_table
     with connection.cursor() as cursor:
         values = (
-            [field.get_db_prep_save(field.pre_save(row, add=False), connection) for field in fields]
+            [field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields]
             for row in rows
         )
         if connection.vendor == "postgresql":
@@ -205,17 +203,16 @@ def _insert(model: Any, rows: Iterable[Any]) -> None:
         cursor.executemany(f'INSERT INTO "{table}" ({columns}) VALUES ({marks})', values)  # noqa: S608
 
 
-def _reset_sequences() -> None:
-    """PostgreSQL goes on counting after the ids that were given."""
-    if connection.vendor != "postgresql":
-        return
+def settle(models: Iterable[Any]) -> None:
+    """PostgreSQL goes on counting after the ids that were given; both look at what there is."""
     with connection.cursor() as cursor:
-        for model in (Prompt, Response, Comparison, Slot, Judgment, Preference):
+        for model in models if connection.vendor == "postgresql" else ():
             table = model._meta.db_table
             cursor.execute(
                 f"SELECT setval(pg_get_serial_sequence('{table}', 'id'),"  # noqa: S608
                 f" (SELECT max(id) FROM {table}))"
             )
+        cursor.execute("ANALYZE")
 
 
 def audit(keys_file: Path) -> dict[str, int]:
