@@ -29,6 +29,7 @@ from labeling.overview import ROUND_PAIRS
 from labeling.services import examples, inviting, judging, notifying, queueing
 from labeling.services.assigning import lease_again
 from labeling.services.configuring import configure
+from labeling.services.deleting import delete_files
 from labeling.services.evaluating import end_evaluation
 from labeling.services.verdicts import FlagGiven, Rewrite, Verdict
 from tests.builders import (
@@ -106,6 +107,7 @@ def everything(folder: Path, say: Say = str) -> dict[str, Page]:
         project=project, policies={policy: 1}, error=say("It broke."), state=BatchState.FAILED
     )
     ended = _rounds(project, folder, say)
+    brought = _bring_adapter(policy, manager, folder / "brought", say)
     _schedule_and_notifications(project, manager, say)
     over, judging_now = _evaluations(project, manager, say)
 
@@ -163,6 +165,13 @@ def everything(folder: Path, say: Say = str) -> dict[str, Page]:
         "preferences": at("labeling:preferences"),
         "preferences, none": at("labeling:preferences", query="?votes=99"),
         "policies": at("labeling:policies"),
+        "policies, whole tree": at("labeling:policies", query="?page=1"),
+        "policy": at("labeling:policy", policy=brought.pk),
+        "policy, asked why": at("labeling:policy", policy=brought.pk, query="?why=1"),
+        "policy to be deleted": at("labeling:delete_policy", policy=brought.pk),
+        "policy that is needed": at("labeling:delete_policy", policy=policy.pk),
+        "merge an adapter": at("training:merge_policy", policy=brought.pk),
+        "disk": at("training:disk"),
         "add a policy": at("generation:add_policy"),
         "evaluation": at("labeling:evaluation", evaluation=over.pk),
         "evaluation under way": at("labeling:evaluation", evaluation=judging_now.pk),
@@ -299,3 +308,16 @@ def _schedule_and_notifications(project: Project, manager: User, say: Say) -> No
     Delivery.objects.filter(subscription=made).update(
         state=Delivery.State.FAILED, problem=say("It answered with an error.")[:500], status=500
     )
+
+
+def _bring_adapter(start: Policy, manager: User, folder: Path, say: Say) -> Policy:
+    """A policy with files whose card and configuration somebody wrote, and a twin without any."""
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text(f"# {say('A card')}\n\n{say('Made **kindly**.')}")
+    here = {"project": start.project, "parent": start, "model_path": start.model_path}
+    brought = make_policy(name=say("Brought")[:NAME], adapter_path=str(folder), **here)
+    gone = make_policy(name=say("Gone")[:NAME], adapter_path="/nowhere/gone", **here)
+    delete_files(policy=gone, actor=manager, reason=say("No room."))
+    return brought

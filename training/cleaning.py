@@ -88,6 +88,7 @@ def _left_behind(projects: Iterable[int]) -> list[Round]:
     found: list[Round] = []
     for project in projects:
         ended = Round.objects.filter(project=project, state__in=STOPPED).order_by("-number")
+        ended = ended.defer("options", "results", "error")
         found += list(ended[1:])
     return sorted(found, key=lambda one: (one.finished_at or one.created_at, one.pk))
 

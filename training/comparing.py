@@ -35,7 +35,7 @@ from training.options import named_options
 
 MOST_ROUNDS = 6  # as many dashes and marks as can be told apart
 COMPARED = ("loss", "margin", "accuracy", "kl", "length")
-LABEL_APART = 11.0  # least distance between the numbers at the ends of two lines
+LABEL_APART, LABEL_WIDTH = 11.0, 16.0  # of the numbers at the ends of lines
 # What the manifest tells of the held-out pairs and of the samples, before and after.
 FIGURES = (
     ("held_out", "accuracy", gettext_noop("Reward accuracy, held-out"), 2),
@@ -148,7 +148,8 @@ def _overlay(spec: Spec, runs: Sequence[Run]) -> Overlay:
     last = max(run.last_step for run in runs)
     x = scale(0, last, LEFT, WIDTH - 2 * RIGHT)
     y = scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP)
-    ends = apart({run.place: y(smooth[run.place][-1][1]) for run in runs if smooth[run.place]})
+    last_points = {place: points[-1] for place, points in smooth.items() if points}
+    ends = apart({place: (x(at) + 4, y(value)) for place, (at, value) in last_points.items()})
     return Overlay(
         key=spec.key,
         title=_(spec.title) if len(spec.series) == 1 else f"{_(spec.title)}, {_(name)}",
@@ -171,7 +172,7 @@ def _traced(
     dots: str,
     x: Callable[[float], float],
     y: Callable[[float], float],
-    ends: dict[int, float],
+    ends: dict[int, tuple[float, float]],
     digits: int,
 ) -> Traced:
     held_out = [row for row in run.metrics.held_out if dots in row]
@@ -192,19 +193,20 @@ def _traced(
             )
             for row in held_out
         ],
-        end=(x(points[-1][0]) + 4, ends[run.place]) if points else None,
+        end=ends.get(run.place),
         last=number(points[-1][1], digits) if points else "",
     )
 
 
-def apart(heights: dict[int, float]) -> dict[int, float]:
-    """The heights, pushed down where two are too near for their numbers to be read."""
-    moved: dict[int, float] = {}
-    lowest = 0.0
-    for place, height in sorted(heights.items(), key=lambda one: one[1]):
-        lowest = max(height, lowest + LABEL_APART) if moved else height
-        moved[place] = round(lowest, 1)
-    return moved
+def apart(ends: dict[int, tuple[float, float]]) -> dict[int, tuple[float, float]]:
+    """The ends of lines, pushed down where two are too near for their numbers to be read."""
+    placed: dict[int, tuple[float, float]] = {}
+    for place, (x, y) in sorted(ends.items(), key=lambda one: one[1][1]):
+        for near, other in sorted(placed.values(), key=lambda one: one[1]):
+            if abs(near - x) < LABEL_WIDTH and y < other + LABEL_APART:
+                y = other + LABEL_APART
+        placed[place] = (x, round(y, 1))
+    return placed
 
 
 def _results(runs: Sequence[Run]) -> Iterator[Line]:

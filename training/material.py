@@ -63,7 +63,8 @@ class Sample:
         return self.train / decided if decided else 1.0
 
 
-def _pairs(project: Project) -> QuerySet[Preference]:
+def trained_on(project: Project) -> QuerySet[Preference]:
+    """The pairs that rounds look at, of both sides, decided or not."""
     return Preference.objects.filter(project=project, comparison__purpose__in=TRAINED_ON).exclude(
         comparison__state=Comparison.State.RETIRED
     )
@@ -71,7 +72,7 @@ def _pairs(project: Project) -> QuerySet[Preference]:
 
 @counted("training.pairs")
 def _count(project: Project) -> dict[str, int]:
-    pairs = _pairs(project)
+    pairs = trained_on(project)
     decided = pairs.filter(votes_for__gt=F("votes_against"))
     held_out = Q(comparison__prompt__split=Split.HELD_OUT)
     return {
@@ -121,7 +122,7 @@ def sample_of(project: Project, filters: Filters) -> Sample:
 def look(project: Project, filters: Filters) -> Sample:
     """The same, looked up now."""
     rows = list(
-        _pairs(project)
+        trained_on(project)
         .order_by("-pk")[: NEWEST + 1]
         .values(
             "comparison_id",

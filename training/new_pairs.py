@@ -7,8 +7,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from labeling.figures import counted, figure
-from labeling.models import Comparison, Preference, Project, Split
-from labeling.models.comparisons import TRAINED_ON
+from labeling.models import Project, Split
+from training.material import trained_on
 from training.models import Round, RoundState
 
 NAME = "training.new_pairs"
@@ -45,12 +45,9 @@ def _count(project: Project) -> dict[str, int]:
 
 def count_now(project: Project) -> New:
     """Pairs a round would train on that were decided, or changed, since the last one froze its."""
-    pairs = Preference.objects.filter(
-        project=project,
-        comparison__purpose__in=TRAINED_ON,
-        comparison__prompt__split=Split.TRAIN,
-        votes_for__gt=F("votes_against"),
-    ).exclude(comparison__state=Comparison.State.RETIRED)
+    pairs = trained_on(project).filter(
+        comparison__prompt__split=Split.TRAIN, votes_for__gt=F("votes_against")
+    )
     learned, as_of = last_learned(project), timezone.now()
     if learned is None:
         return New(number=pairs.count(), since=0, as_of=as_of)

@@ -18,10 +18,12 @@ from training.filters import BadFilters, Filters
 from training.forms import RoundForm
 from training.material import PairCounts, Sample, count_pairs, count_prompts, sample_of
 from training.models import AfterSuccess, Reference, Round
+from training.options import OptionFields
 from training.pictures import MaterialReport, material_report
 from training.presets import Preset, preset, suiting
 from training.readiness import Problem, readiness
 from training.spec import Setting, in_lines, resolved
+from training.trainer.config import DEFAULTS, ONLY_WITH
 
 
 class AfterForm(forms.Form):
@@ -74,7 +76,8 @@ class Asked:
         sound = self.options.is_bound and self.options.is_valid()
         said = self.options.options if sound else self.options.as_it_begins()
         suits = self.suits.options if self.suits else {}
-        return {name: False for name, value in suits.items() if value is True} | said
+        off = {name: False for name, value in suits.items() if value is True}
+        return off | _without_field(self.like, said) | said
 
     @property
     def success(self) -> AfterSuccess:
@@ -167,6 +170,17 @@ def _like(project: Project, number: str | None) -> Round | None:
     wanted = number_in(number)
     found = project.rounds.select_related("start", "reference")
     return found.filter(number=wanted).first() if wanted is not None else None
+
+
+def _without_field(like: Round | None, said: dict[str, Any]) -> dict[str, Any]:
+    """Options of another round that no form has, as far as they still mean anything."""
+    kept = {}
+    for name, value in like.options.items() if like else ():
+        other, values = ONLY_WITH.get(name, ("", ()))
+        idle = other and said.get(other, DEFAULTS[other]) not in values
+        if name not in OptionFields.base_fields and not idle:
+            kept[name] = value
+    return kept
 
 
 def _filters_of(like: Round | None) -> Filters:

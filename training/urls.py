@@ -11,9 +11,7 @@ urlpatterns = [
     path("p/<slug:slug>/rounds/new/preview/", starting_views.preview_round, name="preview_round"),
     path("p/<slug:slug>/rounds/compare/", comparing_views.compare, name="compare_rounds"),
     path("p/<slug:slug>/rounds/schedule/", schedule_views.schedule, name="schedule"),
-    path(
-        "p/<slug:slug>/rounds/schedule/preview/", schedule_views.preview, name="preview_schedule"
-    ),
+    path("p/<slug:slug>/rounds/schedule/preview/", schedule_views.preview, name="preview_schedule"),
     path("p/<slug:slug>/rounds/schedule/pause/", schedule_views.pause, name="pause_schedule"),
     path("p/<slug:slug>/rounds/<int:number>/", views.round_page, name="round"),
     path("p/<slug:slug>/rounds/<int:number>/cancel/", views.cancel, name="cancel_round"),

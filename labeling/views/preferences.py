@@ -104,6 +104,7 @@ class KeysetPage:
     """A page of rows, newest first, found by id: as quick on the last page as on the first.
 
     `cut` where it ends because enough was looked through; then it may be short, or empty.
+    `matching`: how many match among all that was looked through, where that was found on the way.
     """
 
     rows: list[Row]
@@ -111,6 +112,7 @@ class KeysetPage:
     older: int | None
     placed: bool
     cut: bool
+    matching: int | None
 
 
 def preferences(request: PageRequest, slug: str) -> HttpResponse:
@@ -123,7 +125,7 @@ def preferences(request: PageRequest, slug: str) -> HttpResponse:
         "form": form,
         "page": page,
         "looked_through": LOOKED_THROUGH,
-        **_total(project, form),
+        **_total(project, form, page),
         "bare": not (page.rows or page.placed or form.narrowed),
         "splits": Split.choices,
     }
@@ -151,6 +153,31 @@ def export_preferences(request: PageRequest, slug: str) -> StreamingHttpResponse
 def page_of(project: Project, form: FilterForm, place: QueryDict) -> KeysetPage:
     """The page after (`before` an id) or before (`after` an id) that place, else the first."""
     before, after = _id(place.get("before")), _id(place.get("after"))
+    order = "-pk" if after is None else "pk"
+    first = before is None and after is None
+    matches, edge = _matches(project, form, before, after)
+    ids = list(matches if first and form.narrowed else matches[: PAGE + 1])
+    shown = _whole(Preference.objects.filter(pk__in=ids[:PAGE]))
+    page = list(shown.order_by(order))
+    cut = len(ids) <= PAGE and edge is not None
+    # Where one goes on in this direction, and where back in the one that the page came from.
+    onward = edge if cut else ids[PAGE - 1] if len(ids) > PAGE else None
+    beside = before - 1 if before is not None else after + 1 if after is not None else None
+    back = None if first else ids[0] if ids else beside
+    return KeysetPage(
+        rows=[Row(preference=one) for one in (page if after is None else page[::-1])],
+        newer=back if after is None else onward,
+        older=onward if after is None else back,
+        placed=not first,
+        cut=cut,
+        matching=len(ids) if first and form.narrowed else None,
+    )
+
+
+def _matches(
+    project: Project, form: FilterForm, before: int | None, after: int | None
+) -> tuple["QuerySet[Preference, int]", int | None]:
+    """Ids that the filters leave from a place on, and the last one that is looked through."""
     every = Preference.objects.filter(project=project)
     if after is not None:
         every, order = every.filter(pk__gt=after), "pk"
@@ -159,26 +186,8 @@ def page_of(project: Project, form: FilterForm, place: QueryDict) -> KeysetPage:
     rows = form.narrow(every)
     edge = _edge(every, order) if form.narrowed else None
     if edge is not None:
-        rows = rows.filter(pk__lte=edge) if after is not None else rows.filter(pk__gte=edge)
-    ids = list(rows.order_by(order).values_list("pk", flat=True)[: PAGE + 1])
-    found = list(_whole(Preference.objects.filter(pk__in=ids)).order_by(order))
-    page, cut = found[:PAGE], len(found) <= PAGE and edge is not None
-    # Where the page goes on, in its own direction, and in the one that it came from.
-    onward = edge if cut else page[-1].pk if len(found) > PAGE else None
-    back = page[0].pk if page else None
-    if after is not None:
-        back, page = after + 1 if back is None else back, page[::-1]
-    elif before is not None:
-        back = before - 1 if back is None else back
-    else:
-        back = None
-    return KeysetPage(
-        rows=[Row(preference=one) for one in page],
-        newer=back if after is None else onward,
-        older=onward if after is None else back,
-        placed=before is not None or after is not None,
-        cut=cut,
-    )
+        rows = rows.filter(pk__gte=edge) if after is None else rows.filter(pk__lte=edge)
+    return rows.order_by(order).values_list("pk", flat=True), edge
 
 
 def _edge(rows: QuerySet[Preference], order: str) -> int | None:
@@ -195,14 +204,16 @@ def _whole(rows: QuerySet[Preference]) -> QuerySet[Preference]:
     )
 
 
-def _total(project: Project, form: FilterForm) -> dict[str, Any]:
+def _total(project: Project, form: FilterForm, page: KeysetPage) -> dict[str, Any]:
     """How many pairs there are; with filters, among the newest that are looked through."""
     every = Preference.objects.filter(project=project)
     if not form.narrowed:
         return {"total": figure(project, NUMBER).value, "capped": False}
     edge = _edge(every, "-pk")
-    newest = form.narrow(every if edge is None else every.filter(pk__gte=edge))
-    return {"total": newest.count(), "capped": edge is not None}
+    total = page.matching
+    if total is None:
+        total = form.narrow(every if edge is None else every.filter(pk__gte=edge)).count()
+    return {"total": total, "capped": edge is not None}
 
 
 @counted(NUMBER)

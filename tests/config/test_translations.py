@@ -25,12 +25,14 @@ from django.utils.translation.template import templatize
 
 from generation.models import Plan
 from generation.plans import NOTHING_LEFT, save_plan, top_up
-from labeling.models import PolicyState, Project, Role, User
+from labeling.models import Policy, PolicyState, Project, Prompt, Response, Role, User
 from labeling.templatetags.prefloop import ago, duration
 from tests.builders import (
     judge,
+    judge_evaluation,
     make_batch,
     make_comparison,
+    make_evaluation,
     make_policy,
     make_project,
     make_prompt,
@@ -228,8 +230,20 @@ def manager_pages(project: Project, run_dir: Path) -> list[str]:
     routes = ["labeling:project", "labeling:preferences", "labeling:policies", "training:rounds"]
     routes += ["generation:batches", "generation:add_policy", "training:new_round"]
     routes += ["labeling:people", "labeling:queue", "labeling:flags", "labeling:project_settings"]
+    routes += ["labeling:notifications", "training:schedule", "training:disk"]
+    evaluation = make_evaluation(project=project, pairs=24)
+    annotator = make_user(project=project, role=Role.ANNOTATOR, username="12")
+    judge_evaluation(evaluation, "wwltbw" * 3, annotator)
+    asked = Prompt.objects.filter(comparisons__evaluation=evaluation)
+    asked.update(messages=[{"role": "user", "content": "9"}])
+    Response.objects.filter(prompt__in=asked).update(text="10")
+    Policy.objects.filter(pk=evaluation.policy_id).update(name="11")
+    named = {"labeling:evaluation": evaluation.pk, "labeling:new_evaluation": policy.pk}
+    named["labeling:policy"] = policy.pk
     return [
         *(reverse(route, args=[project.slug]) for route in routes),
+        *(reverse(route, args=[project.slug, pk]) for route, pk in named.items()),
+        f"{reverse('training:compare_rounds', args=[project.slug])}?rounds={round_.number}",
         reverse("generation:batch", args=[project.slug, batch.number]),
         page_of(round_),
     ]

@@ -91,7 +91,7 @@ def test_a_manager_goes_round_the_loop(
         page.get_by_role("link", name="Start a round").click()
         other = open_page(ben, f"/p/{project.slug}/rounds/new/")
         for one in (page, other):
-            with one.expect_response("**/rounds/new/preview/"):  # what it would come to is told anew
+            with one.expect_response("**/rounds/new/preview/"):
                 one.get_by_label("Put it before people", exact=True).check()
         page.get_by_role("button", name="Start the round").click()
         page.wait_for_url("**/rounds/1/")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from labeling.models import Project
 from tests.builders import make_project
 from tests.training.rounds import RESULTS, make_round
-from training.comparing import LABEL_APART, MOST_ROUNDS, apart, compare_rounds
+from training.comparing import LABEL_APART, LABEL_WIDTH, MOST_ROUNDS, apart, compare_rounds
 from training.curves import BOTTOM, HEIGHT, LEFT, TOP, WIDTH
 from training.models import Round, RoundState
 
@@ -93,11 +93,15 @@ def test_curves_lie_over_one_another_on_one_axis_each_with_its_number_and_mark(
     assert "Loss: Round 1 0.500, Round 2 0.700" in html
 
 
-@given(st.dictionaries(st.integers(0, 5), st.floats(0, 150), max_size=6))
-def test_numbers_at_the_ends_of_lines_can_be_read(heights: dict[int, float]) -> None:
-    moved = sorted(apart(heights).values())
-    assert moved == sorted(moved)
-    assert all(b - a >= LABEL_APART - 0.11 for a, b in zip(moved, moved[1:], strict=False))
+@given(st.dictionaries(st.integers(0, 5), st.tuples(st.floats(40, 320), st.floats(0, 150))))
+def test_numbers_at_the_ends_of_lines_can_be_read(ends: dict[int, tuple[float, float]]) -> None:
+    moved = apart(ends)
+    for one, (x, y) in moved.items():
+        assert x == ends[one][0]
+        assert y >= ends[one][1] - 0.1
+        for other, (far, high) in moved.items():
+            near = one != other and abs(x - far) < LABEL_WIDTH
+            assert not near or abs(y - high) >= LABEL_APART - 0.2
 
 
 def test_fewer_than_two_say_how_and_what_is_none_of_theirs_is_passed_over(

@@ -27,6 +27,7 @@ from training.services import NotReady, resumable, resume_round, start_round
 pytestmark = [pytest.mark.slow, pytest.mark.django_db(transaction=True)]
 
 PROGRAM = Path(__file__).with_name("faulty.py")
+USED = ". By its last logged step it had used"
 OPTIONS = {
     "epochs": 1,
     "batch_groups": 3,
@@ -87,47 +88,54 @@ def trained(project: Project) -> Round:
     return round_
 
 
-@pytest.mark.parametrize(
-    ("fault", "cause", "advice"),
-    [
-        ("out_of_memory", "out of memory", "activation_checkpointing"),
-        ("killed", "ran out of memory", "fewer groups a batch"),
-        ("not_finite", "of step 3 is not finite", "Lower learning_rate"),
-        ("disk_full", "disk is full", "free space"),
-        ("hangs", "wrote nothing for", "go on from there"),
-    ],
-)
-def test_a_fault_in_a_step_fails_the_round_with_its_cause_and_the_next_one_trains(
-    project: Project, client: Client, break_it, monkeypatch, fault: str, cause: str, advice: str
-) -> None:
-    if fault == "hangs":
-        monkeypatch.setattr(tasks, "SILENCE_S", 2.0)
-    break_it(fault)
+def failed_for(project: Project, client: Client, cause: str, advice: str) -> Round:
+    """The next round, which has failed in these words; what was good is kept, the site is up."""
     failed = trained(project)
     assert failed.state == RoundState.FAILED
     assert cause in failed.error
     assert advice in failed.error
-    assert read_events(Path(failed.run_dir)).checkpoint == 2, "what was good before is kept"
+    assert read_events(Path(failed.run_dir)).checkpoint == 2
     client.force_login(make_user(role=Role.MANAGER, project=project))
     html = client.get(page_of(failed)).content.decode()
     assert cause in html
     assert "Go on" in html
     assert not Job.objects.live().exists()
-    assert (". By its last logged step it had used" in failed.error) == (
-        fault in ("out_of_memory", "killed")
-    )
-    if fault == "hangs":
-        break_it("sound")
-        assert trained(project).state == RoundState.SUCCEEDED
-    else:  # to wait for each of them would take long and tell no more
-        assert start_round(project=project, actor=None).live
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "advice"),
+    [
+        ("out_of_memory", "out of memory", "activation_checkpointing"),
+        ("not_finite", "of step 3 is not finite", "Lower learning_rate"),
+        ("disk_full", "disk is full", "free space"),
+    ],
+)
+def test_a_fault_in_a_step_fails_the_round_with_its_cause_and_bars_no_other(
+    project: Project, client: Client, break_it, fault: str, cause: str, advice: str
+) -> None:
+    break_it(fault)
+    failed = failed_for(project, client, cause, advice)
+    assert (USED in failed.error) == (fault == "out_of_memory")
+    assert start_round(project=project, actor=None).live
+
+
+def test_a_trainer_that_hangs_is_stopped_and_the_next_round_succeeds(
+    project: Project, client: Client, break_it, monkeypatch
+) -> None:
+    monkeypatch.setattr(tasks, "SILENCE_S", 2.0)
+    break_it("hangs")
+    failed_for(project, client, "wrote nothing for", "go on from there")
+    break_it("sound")
+    assert trained(project).state == RoundState.SUCCEEDED
 
 
 def test_a_killed_round_goes_on_from_the_checkpoint_before_a_broken_one_and_says_so(
-    project: Project, break_it
+    project: Project, client: Client, break_it
 ) -> None:
     break_it("killed")
-    failed = trained(project)
+    failed = failed_for(project, client, "ran out of memory", "fewer groups a batch")
+    assert USED in failed.error
     first = failed.snapshot
     newest = Path(failed.run_dir) / "checkpoints" / "step-00000002" / "weights.safetensors"
     data = bytearray(newest.read_bytes())

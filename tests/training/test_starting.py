@@ -203,7 +203,7 @@ def test_looking_again_starts_nothing_and_tells_what_was_filled_in(
     assert html.lstrip().startswith("<aside")
     assert "judged on other days" in html
     assert 'data-blocked="yes"' in html
-    assert '<dd class="mono">0.7</dd>' in html
+    assert '<dd class="mono"><code>0.7</code></dd>' in html
     whole = manager.post(address, sent)
     assert whole.status_code == 200
     assert 'value="2001-01-01"' in whole.content.decode()
@@ -216,7 +216,13 @@ def test_a_round_like_another_begins_with_all_that_one_had(ready: Project, manag
     before = make_round(
         ready,
         RoundState.FAILED,
-        options={"beta": 0.7, "objective": "simpo", "target_margin": 1.0},
+        options={
+            "beta": 0.7,
+            "objective": "simpo",
+            "target_margin": 1.0,
+            "warmup_steps": 9,
+            "lora_rank": 4,
+        },
         filters={"agreement": 80},
         after=AfterSuccess.EVALUATE,
     )
@@ -230,6 +236,8 @@ def test_a_round_like_another_begins_with_all_that_one_had(ready: Project, manag
     assert manager.post(new_round(ready), sent).status_code == 302
     made = ready.rounds.get(state=RoundState.QUEUED)
     assert made.like == before
+    assert made.options["warmup_steps"] == 9, "what no form has comes along"
+    assert "lora_rank" not in made.options, "unless it means nothing any more"
     assert "Begun like" in manager.get(page_of(made)).content.decode()
 
 
@@ -256,7 +264,7 @@ def test_the_resolved_configuration_names_every_key_of_the_spec(
     ready: Project, manager: Client
 ) -> None:
     html = manager.get(new_round(ready)).content.decode()
-    assert all(f">{key}</dt>" in html for key in DEFAULTS)
+    assert all(f">{key}</code></dt>" in html for key in DEFAULTS)
 
 
 def test_a_round_that_had_begun_goes_on_and_one_that_had_not_does_not(

@@ -15,7 +15,13 @@ from django.urls import reverse
 
 from config.demo import preparing
 from config.demo.site import Site
-from labeling.models import Project
+from config.demo.taste import Taste
+from labeling.models import Evaluation, PolicyState, Project, Response, Role, Split
+from labeling.services.assigning import lease_again
+from labeling.services.evaluating import begin_judging, start_evaluation, take_pairs
+from labeling.services.judging import record_judgment
+from labeling.services.verdicts import Verdict
+from training.starter.styles import StyleClassifier
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext
@@ -77,7 +83,15 @@ def _pages(project: Project) -> dict[str, str]:
     """Path of each page that is shown in the documentation, by the picture's name."""
     last = project.rounds.order_by("-number").first()
     number = last.number if last else 1
+    policy = last.policy if last else None
+    shown = policy or project.policies.earliest("pk")
     return {
+        "evaluation": reverse("labeling:evaluation", args=[SLUG, _evaluation(project).pk]),
+        "policy": reverse("labeling:policy", args=[SLUG, shown.pk]),
+        "disk": reverse("training:disk", args=[SLUG]),
+        "schedule": reverse("training:schedule", args=[SLUG]),
+        "compare": reverse("training:compare_rounds", args=[SLUG]) + "?rounds=1&rounds=2",
+        "notifications": reverse("labeling:notifications", args=[SLUG]),
         "judge": reverse("labeling:judge", args=[SLUG]),
         "project": reverse("labeling:project", args=[SLUG]),
         "rounds": reverse("training:rounds", args=[SLUG]),
@@ -94,6 +108,45 @@ def _pages(project: Project) -> dict[str, str]:
         "history": reverse("labeling:history", args=[SLUG]),
         "own-settings": reverse("own_settings"),
     }
+
+
+def _evaluation(project: Project) -> Evaluation:
+    """Of the first round's policy, judged by the demo's taste; made where there is none yet.
+
+    Its pairs are of responses that the record holds already, so that no worker is needed.
+    """
+    made = project.evaluations.order_by("-pk").first()
+    if made is not None:
+        return made
+    other = project.policies.exclude(state=PolicyState.SERVING).order_by("-pk")[0]
+    made = start_evaluation(policy=other, actor=None)
+    by_prompt: dict[int, dict[int, Response]] = {}
+    written = Response.objects.filter(
+        prompt__split=Split.HELD_OUT, policy__in=[made.policy_id, made.against_id]
+    )
+    for response in written.order_by("-pk"):
+        by_prompt.setdefault(response.prompt_id, {})[response.policy_id or 0] = response
+    pairs = [
+        (found[made.policy_id], found[made.against_id])
+        for found in by_prompt.values()
+        if len(found) == 2
+    ]
+    comparisons = take_pairs(evaluation=made, pairs=pairs)
+    begin_judging(evaluation=made)
+    taste = Taste(StyleClassifier.from_corpus(), seed=11)
+    annotator = project.memberships.filter(role=Role.ANNOTATOR)[0].user
+    for comparison in comparisons:
+        lease = lease_again(comparison=comparison, annotator=annotator)
+        if lease is not None:
+            texts = [slot.response.text for slot in comparison.slots.select_related("response")]
+            record_judgment(
+                project=project,
+                annotator=annotator,
+                token=lease.token,
+                verdict=Verdict(tiers=taste.rank(texts)),
+                key=f"screenshots-{comparison.pk:06}",
+            )
+    return made
 
 
 @contextmanager

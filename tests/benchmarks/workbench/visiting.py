@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import config.wsgi  # noqa: F401, as the site's own processes begin
+import config.wsgi  # noqa: F401  # as the site's own processes begin
 
 # isort: split
 from django.db import connection
