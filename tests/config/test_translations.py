@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
+from zoneinfo import available_timezones
 
 import polib
 import pytest
@@ -253,8 +254,9 @@ OPENED, CLOSED = "\u27e6", "\u27e7"  # around what has gone through a catalogue
 # Names, and what is said the same in every language.
 AS_IT_IS = re.compile(
     r"Prefloop|English|Español|Esc|Ctrl|float32|bfloat16|IPO|DPO|SimPO|Hinge|SHA-256|"
-    r"[0-9a-f]{10,}|transformers|vllm|ln 2|/\S+"
+    r"[0-9a-f]{10,}|transformers|vllm|ln 2|/\S+|UTC"
 )
+ZONES = available_timezones()
 
 
 class Unmarked(HTMLParser):
@@ -278,6 +280,8 @@ class Unmarked(HTMLParser):
         self.silent -= tag in self.SILENT
 
     def handle_data(self, data):
+        if data.strip() in ZONES:
+            return
         if not self.silent and self._outside(data, self.depth):
             self.found.append(data.strip())
         self.depth += data.count(OPENED) - data.count(CLOSED)
