@@ -40,7 +40,7 @@ def standing(project: Project) -> dict[str, Policy]:
         return {}
     found = {"current": current, "base": initial_policy(current)}
     previous = replaced_policy(current)
-    if previous is not None:
+    if previous is not None and previous.deleted_at is None:
         found["previous"] = previous
     return found
 

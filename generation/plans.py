@@ -113,8 +113,6 @@ def top_up(
     if plan is None or serving is None:
         return None
     missing = plan.ready - ready_now(project)
-    if project.evaluations.filter(state=Evaluation.State.WAITING).exists():
-        return None  # its responses come first: people wait to know which policy is better
     if missing <= 0 or project.batches.filter(state__in=LIVE_BATCH_STATES).exists():
         return None
     circumstances = _circumstances(project, serving)
@@ -122,6 +120,8 @@ def top_up(
         if plan.stopped_at == circumstances:
             return None
         _go_on(plan)
+    if project.evaluations.filter(state=Evaluation.State.WAITING).exists():
+        return None  # its responses come first: people wait to know which policy is better
     try:
         with translation.override(settings.LANGUAGE_CODE):  # what is kept is for all to read
             return _start(plan, serving, missing, origin, actor)

@@ -148,6 +148,9 @@ def _wrong_policies(project: Project, policies: Mapping[Policy, int]) -> str:
         return _("Name a policy that answers.")
     if any(policy.project_id != project.pk for policy in policies):
         return _("A policy answers the prompts of its own project only.")
+    for policy in policies:
+        if policy.deleted_at is not None:
+            return _("The files of %(policy)s were deleted.") % {"policy": policy.name}
     if not all(1 <= weight <= MOST_WEIGHT for weight in policies.values()):
         return _("Weights are whole numbers from 1 to %(most)s.") % {"most": MOST_WEIGHT}
     return ""

@@ -117,7 +117,10 @@ def _usage(project: Project) -> dict[str, Any]:
 
 
 def cache_file(project: Project) -> Path:
-    """Where the project's rounds keep reference log-probabilities."""
+    """Where the project's rounds keep reference log-probabilities; the trainer makes the file.
+
+    It is a cache by content: deleted at any time, the next round fills it again.
+    """
     folder: Path = settings.RUNS_DIR / "reference-logps"
     return folder / f"project-{project.pk}.sqlite3"
 

@@ -50,6 +50,8 @@ class Events:
             self.samples[str(event.get("when"))] = event
         elif kind == "checkpoint":
             self.checkpoint = count(event, "step") or self.checkpoint
+        elif kind == "cleaned":
+            self.checkpoint = None
         elif kind == "warning" and (message := str(event.get("message", ""))) not in self.warnings:
             self.warnings.append(message)
 

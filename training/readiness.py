@@ -10,6 +10,7 @@ from labeling.models import Project
 from labeling.overview import GOOD_ROUND_PAIRS, ROUND_PAIRS
 from labeling.services.promoting import serving_policy
 from labeling.templatetags.prefloop import percent
+from training.disk import disk_warning
 from training.material import PairCounts, Sample
 from training.models import LIVE_ROUND_STATES
 
@@ -36,7 +37,8 @@ def readiness(project: Project, pairs: PairCounts, sample: Sample | None = None)
     With a sample, of the data too.
     """
     problems = []
-    if serving_policy(project) is None:
+    start = serving_policy(project)
+    if start is None:
         text = _("No policy serves yet; register one first.")
         problems.append(Problem(text=text, blocks=True))
     if project.rounds.filter(state__in=LIVE_ROUND_STATES).exists():
@@ -56,6 +58,8 @@ def readiness(project: Project, pairs: PairCounts, sample: Sample | None = None)
         problems.append(Problem(text=text, blocks=False))
     if pairs.held_out == 0:
         text = _("No decided pair is held out: the round's reward accuracy cannot be checked.")
+        problems.append(Problem(text=text, blocks=False))
+    if start is not None and (text := disk_warning(start)):
         problems.append(Problem(text=text, blocks=False))
     if sample is not None:
         problems += [Problem(text=text, blocks=False) for text in _of_the_data(sample)]

@@ -16,9 +16,11 @@ from django.utils.translation import gettext as _
 from jobs import queue
 from jobs.run_dir import read_json
 from labeling.lineage import initial_policy
-from labeling.models import Project, User
+from labeling.models import Policy, Project, User
+from labeling.services.deleting import FilesDeleted, ensure_files
 from labeling.services.evaluating import CannotEvaluate, start_evaluation
 from labeling.services.promoting import inspect_policy, register_policy, serving_policy
+from training.cleaning import ask_to_clean
 from training.filters import Filters
 from training.material import count_pairs
 from training.models import (
@@ -83,6 +85,7 @@ def start_round(
                 like=like,
                 started_by=actor,
             )
+            _ensure_files(start, held_to)
             round_.run_dir = str(settings.RUNS_DIR / f"round-{round_.pk:06d}")
             round_.job_id = _enqueue(round_)
             round_.save(update_fields=["run_dir", "job_id"])
@@ -93,6 +96,16 @@ def start_round(
 
 def _enqueue(round_: Round) -> int:
     return queue.enqueue(kind=KIND, payload={"round": round_.pk}, lane="gpu").pk
+
+
+def _ensure_files(*policies: Policy) -> None:
+    """NotReady where one was deleted; the project is locked, so none is from now on."""
+    for policy in policies:
+        policy.refresh_from_db(fields=["deleted_at"])
+        try:
+            ensure_files(policy)
+        except FilesDeleted as error:
+            raise NotReady([Problem(text=str(error), blocks=True)]) from None
 
 
 def _another() -> NotReady:
@@ -124,6 +137,7 @@ def resume_round(*, round_: Round) -> Round:
                 raise _another()
             if not resumable(round_):
                 raise NotReady([Problem(text=_not_resumable(round_), blocks=True)])
+            _ensure_files(round_.start, round_.reference)
             round_.state, round_.error = RoundState.QUEUED, ""
             round_.started_at = round_.finished_at = None
             round_.save(update_fields=["state", "error", "started_at", "finished_at"])
@@ -173,6 +187,8 @@ def end_round(*, round_: Round, state: RoundState, error: str = "") -> None:
         ended = live.update(state=state, error=error, finished_at=timezone.now())
         if ended and state == RoundState.FAILED:
             tell_failed(round_, error)
+        if ended:
+            ask_to_clean(project=round_.project)
 
 
 def take_in(*, round_: Round, fenced: Callable[[], AbstractContextManager[None]]) -> None:
@@ -201,6 +217,7 @@ def take_in(*, round_: Round, fenced: Callable[[], AbstractContextManager[None]]
         round_.finished_at = timezone.now()
         round_.save(update_fields=["policy", "results", "state", "finished_at"])
         tell_finished(round_)
+        ask_to_clean(project=round_.project)
     follow_up(round_=round_)
 
 

@@ -6,21 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings
-
 from jobs.run_dir import encode
-from labeling.models import Policy, Project
+from labeling.models import Policy
+from training.disk import cache_file
 from training.models import Round
 from training.trainer.config import DEFAULTS, PolicySource, resolve_spec
-
-
-def reference_cache(project: Project) -> Path:
-    """Where the project's rounds keep reference log-probabilities; the trainer makes the file.
-
-    It is a cache by content: deleted at any time, the next round fills it again.
-    """
-    folder: Path = settings.RUNS_DIR / "reference-logps"
-    return folder / f"project-{project.pk}.sqlite3"
 
 
 def init_arguments(round_: Round, preferences: Path) -> list[str]:
@@ -38,7 +28,7 @@ def trainer_settings(round_: Round) -> dict[str, Any]:
     An option without a value is left to the trainer's default.
     """
     chosen = {name: value for name, value in round_.options.items() if value is not None}
-    chosen["reference_cache"] = str(reference_cache(round_.project))
+    chosen["reference_cache"] = str(cache_file(round_.project))
     if round_.reference != round_.start:
         chosen["reference"] = policy_folders(round_.reference)
     return chosen

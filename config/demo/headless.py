@@ -113,6 +113,8 @@ class Loop:
         policies = self._manager.get(reverse("labeling:policies", args=[SLUG]))
         promote = policies.form(reverse("labeling:promote", args=[SLUG, policy.pk]))
         self._manager.send(promote, {"reason": WHY_PROMOTED})
+        if serving_policy(self._project) != policy:
+            raise LoopError(f"{policy} was not promoted")
         self.wait_for_candidates(f"Round {round_.number}: new candidates")
 
     def wait_for_candidates(self, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Policies in and out of service. The only writer of Policy rows and their events."""
+"""Policies in and out of service. The only writer of Policy rows, but for what `deleting` notes."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from labeling.models import Event, Policy, PolicyEvent, PolicyState, Project, User
-from labeling.policy_files import check_policy_dir, policy_digest
+from labeling.policy_files import check_policy_dir, folder_bytes, policy_digest
 from labeling.services.comparing import reopen_retired, retire_unjudged
 from labeling.services.notifying import notify
 from labeling.services.policy_events import note_event
@@ -45,7 +45,7 @@ def register_policy(
     digest = digest or inspect_policy(model_path, adapter_path)
     with transaction.atomic():
         Project.objects.select_for_update(no_key=True).get(pk=project.pk)
-        registered = project.policies.filter(name=name, digest=digest).first()
+        registered = project.policies.filter(name=name, digest=digest, deleted_at=None).first()
         if registered is not None:
             return registered
         first = not project.policies.exists()
@@ -55,6 +55,7 @@ def register_policy(
             model_path=str(model_path),
             adapter_path=str(adapter_path or ""),
             digest=digest,
+            size_bytes=folder_bytes(adapter_path or model_path),
             parent=parent,
         )
         note_event(policy=policy, kind=PolicyEvent.Kind.REGISTERED, actor=actor)

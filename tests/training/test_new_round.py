@@ -14,11 +14,12 @@ from jobs.run_dir import RunDirError, check_spec
 from labeling.models import Project
 from tests.builders import make_policy
 from tests.training.rounds import OPTIONS, make_round, new_round, page_of
+from training.disk import cache_file
 from training.forms import IDLE, RoundForm
 from training.models import RoundState
 from training.options import CONDITIONS, FURTHER, MAIN, OptionFields, named_options
 from training.services import start_round
-from training.spec import init_arguments, reference_cache, trainer_settings
+from training.spec import init_arguments, trainer_settings
 from training.trainer.config import DEFAULTS, PolicySource, Spec, resolve_spec
 
 POLICY = PolicySource(model="/m", adapter=None)
@@ -219,7 +220,7 @@ def test_the_trainer_is_told_json_without_what_is_not_said(ready: Project) -> No
     assert not any(one.startswith("early_stopping") for one in told)
     spec = resolve_spec(PolicySource(model=round_.start.model_path, adapter=None), told)
     assert spec["objective"] == "hinge"
-    assert spec["reference_cache"] == str(reference_cache(ready))
+    assert spec["reference_cache"] == str(cache_file(ready))
 
 
 def test_a_round_held_to_another_policy_names_its_folders(project: Project) -> None:
@@ -237,8 +238,8 @@ def test_all_rounds_of_a_project_share_one_cache_and_no_other_projects_do(
     first, second = (make_round(project, RoundState.CANCELLED) for _ in range(2))
     other = make_policy().project
     assert trainer_settings(first)["reference_cache"] == trainer_settings(second)["reference_cache"]
-    assert reference_cache(project) != reference_cache(other)
-    assert reference_cache(project).is_relative_to(settings.RUNS_DIR)
+    assert cache_file(project) != cache_file(other)
+    assert cache_file(project).is_relative_to(settings.RUNS_DIR)
 
 
 def test_what_an_option_hangs_on_is_an_option_too() -> None:
