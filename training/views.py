@@ -15,6 +15,7 @@ from jobs import queue
 from jobs.models import Job
 from jobs.run_dir import RunDirError, read_json
 from labeling.access import MANAGERS, project_for
+from labeling.evaluation_standing import Standing, standing_of
 from labeling.models import PolicyState
 from labeling.overview import worker_silence
 from labeling.requests import PageRequest
@@ -119,8 +120,17 @@ def _beside(round_: Round, events: Events) -> dict[str, Any]:
         "held_out": comparison(round_.results),
         "log": log_tail(Path(round_.run_dir)),
         "resumable": resumable(round_),
-        "evaluation": round_.policy and round_.policy.evaluations.order_by("-id").first(),
+        "standing": _standing(round_),
     }
+
+
+def _standing(round_: Round) -> Standing | None:
+    """What people say of the policy, from its newest evaluation."""
+    if round_.policy is None:
+        return None
+    found = round_.policy.evaluations.select_related("project", "policy", "against")
+    newest = found.order_by("-id").first()
+    return standing_of(newest) if newest else None
 
 
 def _settings(run_dir: Path) -> list[Setting]:

@@ -30,7 +30,7 @@ from tests.postgres import cluster, find_server
 
 COMPARISONS, ROUNDS = 100_000, 1_000
 QUICK_SHARE = 20  # --quick: so much smaller
-TIMES = 20
+TIMES = 40
 BOUND_MS = 150
 
 
