@@ -16,6 +16,8 @@ NOT_ON_POSTGRES = [
     "--ignore=tests/training/trainer",
     "--ignore=tests/generation/samplers",
     "--ignore=tests/training/test_starter.py",
+    "--ignore=tests/training/test_faults.py",
+    "--ignore=tests/training/test_schedule_loop.py",
 ]
 # Tests of one xdist_group share a process, and with it an engine that takes half a minute to load.
 PARALLEL = ["-n", "auto", "--dist", "loadgroup"]
