@@ -3,6 +3,7 @@
 Pure but for the two queries of `win_rate`. The chart is drawn on the server, in its own units.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +13,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.intervals import wilson
-from labeling.models import Evaluation
+from labeling.models import Comparison, Evaluation
 from labeling.win_rates import WinRate, passes_gate, win_rate
 
 WIDTH, HEIGHT = 420, 190
@@ -68,14 +69,20 @@ class Standing:
 
     evaluation: Evaluation
     rate: WinRate
-    wanted: int  # comparisons that were made, or shall be
+    done: int  # comparisons of this evaluation that are judged
+    wanted: int  # and all of them
     passed: bool
     checks: Sequence[Check]
 
     @property
     def judged(self) -> int:
-        """Judgments so far."""
+        """Judgments so far, those of earlier evaluations of the same two policies among them."""
         return self.rate.tally.number
+
+    @property
+    def earlier(self) -> int:
+        """How many of them are from earlier evaluations."""
+        return self.judged - self.done
 
     @property
     def bars(self) -> list[Bar]:
@@ -130,12 +137,14 @@ class Standing:
 def standing_of(evaluation: Evaluation) -> Standing:
     """How an evaluation stands now."""
     rate = win_rate(evaluation)
-    made = evaluation.comparisons.exclude(state="retired").count()
+    made = evaluation.comparisons.exclude(state=Comparison.State.RETIRED)
+    states = Counter(made.values_list("state", flat=True))
     round_ = getattr(evaluation.policy, "made_by_round", None)
     return Standing(
         evaluation=evaluation,
         rate=rate,
-        wanted=evaluation.wanted if evaluation.state == Evaluation.State.WAITING else made,
+        done=states[Comparison.State.JUDGED],
+        wanted=states.total(),
         passed=bool(evaluation.passed_at) or passes_gate(evaluation, rate),
         checks=checks(round_.results) if round_ else [],
     )

@@ -94,11 +94,15 @@ def tally(outcomes: Sequence[Outcome]) -> Tally:
 
 
 def win_rate(evaluation: Evaluation) -> WinRate:
-    """What has been judged of an evaluation so far; two queries.
+    """What has been judged of an evaluation's two policies so far; two queries.
 
-    Judgments count that are current; those of comparisons that a manager withdrew do not.
+    Earlier evaluations of the same two belong to it: the interval holds over one sequence, and
+    would not over the best of several. Judgments count that are current; those of comparisons that
+    a manager withdrew do not.
     """
-    comparisons = evaluation.comparisons.exclude(state=Comparison.State.RETIRED)
+    comparisons = Comparison.objects.filter(
+        evaluation__policy=evaluation.policy_id, evaluation__against=evaluation.against_id
+    ).exclude(state=Comparison.State.RETIRED)
     slots: dict[int, dict[int, tuple[int | None, int]]] = {}
     rows = Slot.objects.filter(comparison__in=comparisons).values_list(
         "comparison", "index", "response__policy", Length("response__text")
@@ -132,12 +136,12 @@ def gate_words(rate: WinRate) -> str:
 
 def evidence(policy: Policy, serving: Policy) -> str:
     """What people's judgments say for putting a policy in another's place; "" if not enough."""
-    found = policy.evaluations.filter(against=serving).select_related("project")
-    for evaluation in found.order_by("-id"):
-        rate = win_rate(evaluation)
-        if evaluation.passed_at or passes_gate(evaluation, rate):
-            return gate_words(rate)
-    return ""
+    found = policy.evaluations.filter(against=serving).select_related("project").order_by("-id")
+    if not found:
+        return ""
+    rate = win_rate(found[0])
+    passed = any(one.passed_at for one in found) or passes_gate(found[0], rate)
+    return gate_words(rate) if passed else ""
 
 
 def _outcome(

@@ -1,6 +1,7 @@
 """The form that narrows what a round trains on, and its filters in words."""
 
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 from django import forms
@@ -16,6 +17,7 @@ from training.filters import NO_POLICY, BadFilters, Filters
 
 MOST_POLICIES = 100  # newest first; a round on the responses of older ones is rare
 RATING = "rating_"  # and a criterion's key
+FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2999, 12, 31)  # far from where calendars end
 
 
 class FilterForm(forms.Form):
@@ -77,6 +79,9 @@ class FilterForm(forms.Form):
         """The days are in order."""
         cleaned: dict[str, Any] = super().clean() or self.cleaned_data
         since, until = cleaned.get("since"), cleaned.get("until")
+        for name, day in (("since", since), ("until", until)):
+            if day and not FIRST_DAY <= day <= LAST_DAY:
+                self.add_error(name, _("No verdict is of that day."))
         if since and until and since > until:
             self.add_error("until", _("This is before the first day."))
         return cleaned

@@ -3,6 +3,7 @@
 from django.conf import settings
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 from django.utils.translation import gettext_lazy, pgettext_lazy
 
 from labeling.models import Policy, Project
@@ -32,7 +33,9 @@ class Snapshot(models.Model):
     held_out_pairs = models.PositiveIntegerField()
     filters = models.JSONField(default=dict, blank=True, help_text="training.filters.")
     left_out = models.JSONField(default=dict, help_text="Pairs left out, counted by reason.")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(
+        default=timezone.now, help_text="When it was begun: what came later is new."
+    )
 
     def __str__(self) -> str:
         return f"Snapshot {self.digest[:12]}"
@@ -124,6 +127,14 @@ class Round(models.Model):
     job_id = models.PositiveBigIntegerField(null=True, blank=True)
     started_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.PROTECT, related_name="+"
+    )
+    resumed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="+",
+        help_text="Who last let it go on after it had ended too early.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)

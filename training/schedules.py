@@ -119,8 +119,8 @@ def look(
     if seen is None or (seen.cron and (seen.next_at is None or seen.next_at > seen.now)):
         return None
     new = new_pairs(project)
-    if new.number >= _wanted(seen):
-        new = count_now(project)  # the figure may be some minutes old
+    if seen.cron or new.number >= _wanted(seen):
+        new = count_now(project)  # the figure may be old; a due time is decided once
     if new.number < _wanted(seen) and not seen.cron:
         return None
     count_pairs(project)  # start_round asks: where counting takes long, not while the row is held

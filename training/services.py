@@ -124,7 +124,7 @@ def resumable(round_: Round) -> bool:
     return round_.state in ENDED_EARLY and round_.snapshot_id is not None
 
 
-def resume_round(*, round_: Round) -> Round:
+def resume_round(*, round_: Round, actor: User | None) -> Round:
     """Have a round that failed or was cancelled go on, from its last checkpoint where it has one.
 
     It trains on the preferences that were frozen for it. NotReady says what is in the way.
@@ -138,9 +138,10 @@ def resume_round(*, round_: Round) -> Round:
             if not resumable(round_):
                 raise NotReady([Problem(text=_not_resumable(round_), blocks=True)])
             _ensure_files(round_.start, round_.reference)
-            round_.state, round_.error = RoundState.QUEUED, ""
+            round_.state, round_.error, round_.resumed_by = RoundState.QUEUED, "", actor
             round_.started_at = round_.finished_at = None
-            round_.save(update_fields=["state", "error", "started_at", "finished_at"])
+            names = ["state", "error", "resumed_by", "started_at", "finished_at"]
+            round_.save(update_fields=names)
             round_.job_id = _enqueue(round_)
             round_.save(update_fields=["job_id"])
     except IntegrityError:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from django.utils import timezone
+
 from jobs.run_dir import sha256_file, write_jsonl
 from labeling.models import Project, Split
 from labeling.services.exporting import ranked_groups
@@ -13,7 +15,12 @@ from training.models import Snapshot
 
 
 def freeze(*, project: Project, path: Path, filters: Filters | None = None) -> Snapshot:
-    """Write the ranked groups that the filters leave to `path`; record what is in and what not."""
+    """Write the ranked groups that the filters leave to `path`; record what is in and what not.
+
+    The snapshot is of when it was begun: what is judged while a large one is written may be in the
+    file, and counts as new once more, never as learned without being in it.
+    """
+    begun = timezone.now()
     filters = filters or Filters()
     sieve = Sieve(filters)
     counts: Counter[str] = Counter()
@@ -26,6 +33,7 @@ def freeze(*, project: Project, path: Path, filters: Filters | None = None) -> S
         pairs=counts[Split.TRAIN],
         held_out_pairs=counts[Split.HELD_OUT],
         filters=filters.as_json(),
+        created_at=begun,
         left_out={"tied": counts["tied"]} | sieve.left_out,
     )
 

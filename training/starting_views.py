@@ -55,7 +55,7 @@ def resume(request: PageRequest, slug: str, number: int) -> HttpResponse:
     project = project_for(request.user, slug, MANAGERS)
     found = get_object_or_404(project.rounds, number=number)
     try:
-        resume_round(round_=found)
+        resume_round(round_=found, actor=request.user)
     except NotReady as reason:
         messages.warning(request, str(reason))
     else:

@@ -50,7 +50,7 @@ def round_page(request: PageRequest, slug: str, number: int) -> HttpResponse:
     project = project_for(request.user, slug, MANAGERS)
     found = get_object_or_404(
         project.rounds.select_related(
-            "start", "reference", "policy", "snapshot", "started_by", "like"
+            "start", "reference", "policy", "snapshot", "started_by", "resumed_by", "like"
         ),
         number=number,
     )

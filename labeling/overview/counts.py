@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db.models import Count, F, Q, QuerySet, Sum
+from django.db.models.functions import Coalesce
 
 from jobs import queue
 from labeling.days import midnight
@@ -145,9 +146,10 @@ def count(project: Project) -> Counts:
 
 
 def _learned(project: Project) -> tuple[int, datetime | None]:
-    """The last round that succeeded, and when it began; a failed one has used nothing up."""
+    """The last round that succeeded, and when its snapshot was begun; others use nothing up."""
     found = project.rounds.filter(state="succeeded").order_by("-number")
-    return found.values_list("number", "created_at").first() or (0, None)
+    begun = Coalesce("snapshot__created_at", "created_at")
+    return found.values_list("number", begun).first() or (0, None)
 
 
 def _judging(project: Project) -> Judging | None:
@@ -197,7 +199,9 @@ def _responses(project: Project) -> dict[str, Any]:
 
 @counted(COMPARISONS)
 def _comparisons(project: Project) -> dict[str, Any]:
-    still_open = project.comparisons.filter(state=Comparison.State.OPEN)
+    still_open = project.comparisons.filter(state=Comparison.State.OPEN).exclude(
+        evaluation__state=Evaluation.State.ENDED
+    )
     found = still_open.aggregate(open=Count("pk"), wanted=Sum(F("overlap") - F("judged")))
     return {"open": found["open"], "wanted": found["wanted"] or 0}
 
@@ -213,7 +217,8 @@ def _preferences(project: Project) -> dict[str, Any]:
     """Pairs; those decided; those that are decided, trained on and newer than the last round."""
     learned, since = _learned(project)
     decided = Q(votes_for__gt=F("votes_against"))
-    trained_on = Q(comparison__prompt__split=Split.TRAIN) & Q(comparison__purpose__in=TRAINED_ON)
+    trained_on = Q(comparison__prompt__split=Split.TRAIN, comparison__purpose__in=TRAINED_ON)
+    trained_on &= ~Q(comparison__state=Comparison.State.RETIRED)
     newer = Q(updated_at__gt=since) if since else Q()
     found = _by_day(
         Preference.objects.filter(project=project),

@@ -160,7 +160,9 @@ def sweep(*, project: Project) -> None:
     Called again every minute, until nobody does and no evaluation lives.
     """
     left = project.comparisons.filter(
-        evaluation__state=Evaluation.State.ENDED, state=Comparison.State.OPEN, judged=0
+        evaluation__state=Evaluation.State.ENDED,
+        state__in=(Comparison.State.OPEN, Comparison.State.HELD),
+        judged=0,
     )
     held = Lease.objects.live().filter(comparison__evaluation__project=project)
     left.exclude(pk__in=held.values("comparison")).update(state=Comparison.State.RETIRED)

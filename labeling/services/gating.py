@@ -59,4 +59,5 @@ def _tell(evaluation: Evaluation, rate: WinRate) -> None:
 
 
 def _still_open(evaluation: Evaluation) -> bool:
-    return evaluation.comparisons.filter(state=Comparison.State.OPEN).exists()
+    waiting = (Comparison.State.OPEN, Comparison.State.HELD)
+    return evaluation.comparisons.filter(state__in=waiting).exists()

@@ -88,7 +88,8 @@ _FIRST_OF_EVALUATION = _fill("""
     ORDER BY c.shuffle_key < %(start)s, c.shuffle_key LIMIT 1
 """)
 _LEFT = _fill("""
-    SELECT count(*) FROM (SELECT 1 FROM {comparison} c WHERE {eligible} LIMIT %(most)s) AS reachable
+    SELECT count(*) FROM (SELECT 1 FROM {comparison} c WHERE {eligible}
+        AND (c.evaluation_id IS NULL OR c.evaluation_id = {judging}) LIMIT %(most)s) AS reachable
 """)
 _OWN = _fill("""
     SELECT l.token, c.shuffle_key FROM {lease} l JOIN {comparison} c ON c.id = l.comparison_id

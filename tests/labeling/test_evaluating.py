@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from django.utils import timezone
@@ -20,7 +21,7 @@ from labeling.models import (
     Subscription,
     User,
 )
-from labeling.services.assigning import next_assignment
+from labeling.services.assigning import left_for, next_assignment
 from labeling.services.checking import breaches
 from labeling.services.configuring import configure
 from labeling.services.evaluating import (
@@ -255,6 +256,37 @@ def test_once_passed_it_stays_passed() -> None:
     judge_evaluation(evaluation, "l" * 8)
     look(evaluation)
     assert fresh(evaluation).passed_at is not None, "the bound holds at all moments together"
+
+
+def test_a_second_evaluation_of_the_same_two_goes_on_with_the_first_one_s_judgments() -> None:
+    first = make_evaluation(pairs=4)
+    judge_evaluation(first, "wwll")
+    look(first)
+    assert fresh(first).state == State.ENDED
+    second = start_evaluation(policy=first.policy, actor=None)
+    rate = win_rate(second)
+    assert (rate.tally.wins, rate.tally.losses) == (2, 2)
+
+
+def test_what_a_manager_holds_back_does_not_end_it_and_leaves_with_it() -> None:
+    evaluation = make_evaluation(pairs=3)
+    evaluation.comparisons.update(state="held")
+    look(evaluation)
+    assert fresh(evaluation).state == State.JUDGING
+    stop_evaluation(evaluation=evaluation)
+    assert set(evaluation.comparisons.values_list("state", flat=True)) == {"retired"}
+
+
+def test_what_nobody_is_given_any_more_is_not_promised() -> None:
+    evaluation = make_evaluation(pairs=2)
+    annotator = make_user(role="annotator", project=evaluation.project)
+    left = partial(left_for, project=evaluation.project, annotator=annotator, at_most=9)
+    assert left() == 2
+    judge_evaluation(evaluation, "wl", annotator)
+    stop_evaluation(evaluation=evaluation)
+    undo(judgment=annotator.judgments.current().earliest("id"))
+    another = make_user(role="annotator", project=evaluation.project)
+    assert left_for(project=evaluation.project, annotator=another, at_most=9) == 0
 
 
 def test_it_ends_when_all_is_judged() -> None:

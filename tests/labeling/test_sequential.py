@@ -90,7 +90,7 @@ def test_more_judgments_and_more_ties_make_it_narrower():
 def drawn(theta: float, phi: float, number: int = 2000) -> tuple[list[float], list[float]]:
     luck = random.Random(3)
     longer = [luck.gauss(60, 100) for _ in range(number)]
-    spread = float(np.std(longer))
+    spread = math.sqrt(sum(one * one for one in longer) / number)
     chance = [1 / (1 + math.exp(-theta - phi * math.tanh(one / spread))) for one in longer]
     return [float(luck.random() < p) for p in chance], longer
 
@@ -115,4 +115,13 @@ def test_it_stays_finite_where_all_agree_or_all_are_as_long_and_waits_for_enough
     found = length_controlled([1.0] * LEAST, [0.0] * LEAST)
     assert found is not None
     assert 0.9 < found[0] < 1
+    assert found[1] < 0.9, "twenty of twenty may be luck at nine of ten"
+    tied = length_controlled([0.5] * LEAST, [0.0] * LEAST)
+    assert tied is not None
+    assert tied[2] - tied[1] > 0.3
     assert length_controlled([1.0] * (LEAST - 1), [5.0] * (LEAST - 1)) is None
+
+
+def test_where_the_new_policy_always_writes_longer_length_cannot_be_taken_out():
+    scores, longer = drawn(theta=0.6, phi=0.5, number=200)
+    assert length_controlled(scores, [abs(one) + 1 for one in longer]) is None

@@ -142,7 +142,7 @@ def test_a_killed_round_goes_on_from_the_checkpoint_before_a_broken_one_and_says
     data[-1] ^= 1
     newest.write_bytes(data)
     break_it("sound")
-    resume_round(round_=failed)
+    resume_round(round_=failed, actor=None)
     work()
     failed.refresh_from_db()
     assert (failed.state, failed.error) == (RoundState.SUCCEEDED, "")
@@ -158,9 +158,9 @@ def test_a_missing_model_is_said_and_the_round_goes_on_when_it_is_back(project: 
     assert failed.state == RoundState.FAILED
     assert "is not a folder" in failed.error
     away.rename(folder)
-    assert resume_round(round_=failed).state == RoundState.QUEUED
+    assert resume_round(round_=failed, actor=None).state == RoundState.QUEUED
     with pytest.raises(NotReady, match="started just now"):
-        resume_round(round_=failed)
+        resume_round(round_=failed, actor=None)
 
 
 def test_a_disk_that_is_full_before_the_trainer_starts_is_said_too(

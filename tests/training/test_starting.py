@@ -289,7 +289,7 @@ def test_a_round_that_had_begun_goes_on_and_one_that_had_not_does_not(
     assert (round_.state, round_.error) == (RoundState.QUEUED, "")
     assert round_.job_id != was
     with pytest.raises(NotReady):
-        resume_round(round_=round_)
+        resume_round(round_=round_, actor=None)
 
 
 def test_of_two_rounds_that_would_go_on_one_does(ready: Project, tmp_path: Path) -> None:
@@ -300,9 +300,9 @@ def test_of_two_rounds_that_would_go_on_one_does(ready: Project, tmp_path: Path)
         make_round(ready, RoundState.CANCELLED, snapshot=frozen),
         make_round(ready, RoundState.FAILED, snapshot=frozen),
     )
-    resume_round(round_=first)
+    resume_round(round_=first, actor=None)
     with pytest.raises(NotReady, match="started just now"):
-        resume_round(round_=second)
+        resume_round(round_=second, actor=None)
     second.refresh_from_db()
     assert second.state == RoundState.FAILED
 
