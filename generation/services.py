@@ -1,6 +1,6 @@
 """Batches: start one, take in what it wrote. The only writer of Batch rows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -148,12 +148,16 @@ def _wrong_policies(project: Project, policies: Mapping[Policy, int]) -> str:
         return _("Name a policy that answers.")
     if any(policy.project_id != project.pk for policy in policies):
         return _("A policy answers the prompts of its own project only.")
-    for policy in policies:
-        if policy.deleted_at is not None:
-            return _("The files of %(policy)s were deleted.") % {"policy": policy.name}
+    if problem := _deleted(policies):
+        return problem
     if not all(1 <= weight <= MOST_WEIGHT for weight in policies.values()):
         return _("Weights are whole numbers from 1 to %(most)s.") % {"most": MOST_WEIGHT}
     return ""
+
+
+def _deleted(policies: Iterable[Policy]) -> str:
+    gone = next((one.name for one in policies if one.deleted_at is not None), "")
+    return _("The files of %(policy)s were deleted.") % {"policy": gone} if gone else ""
 
 
 def _nothing_to_ask(selection: Selection, leading: Policy) -> str:
@@ -232,6 +236,8 @@ def resume_batch(*, batch: Batch, actor: User | None) -> Batch:
                     "one."
                 )
                 raise CannotGenerate({"": [words % {"number": batch.number}]})
+            if problem := _deleted(batch.policies.all()):
+                raise CannotGenerate({"": [problem]})
             batch.state, batch.error, batch.resumed_by = BatchState.QUEUED, "", actor
             batch.started_at = batch.finished_at = None
             batch.save(update_fields=["state", "error", "resumed_by", "started_at", "finished_at"])

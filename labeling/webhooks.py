@@ -69,13 +69,15 @@ def check_url(url: str, *, allow_private: bool) -> SplitResult:
 def is_public(address: Address) -> bool:
     """Whether an address is one of the internet at large, also where it stands for another."""
     if isinstance(address, IPv6Address):
-        inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-        if address in _NAT64:
-            inner.append(IPv4Address(int(address) & 0xFFFFFFFF))
+        if address in _NAT64:  # an IPv4 address as networks without IPv4 spell it
+            return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        inner = [address.sixtofour, *(address.teredo or ())]
         if any(one is not None and not is_public(one) for one in inner):
             return False
-        if address.ipv4_mapped is not None:
-            return True
+        if address.is_site_local:
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 

@@ -5,6 +5,7 @@ from datetime import date
 from typing import Any
 
 from django import forms
+from django.db.models import Q
 from django.forms.boundfield import BoundField
 from django.utils import formats
 from django.utils.text import get_text_list
@@ -21,7 +22,11 @@ FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2999, 12, 31)  # far from where cal
 
 
 class FilterForm(forms.Form):
-    """Which pairs to train on; left empty, all."""
+    """Which pairs to train on; left empty, all.
+
+    What a round was narrowed by that is begun anew may always be chosen again: people who have
+    left, older policies, criteria that are no longer asked for.
+    """
 
     agreement = forms.IntegerField(
         required=False,
@@ -61,11 +66,14 @@ class FilterForm(forms.Form):
     )
 
     def __init__(self, project: Project, data: Any = None, *, initial: Filters | None = None):
-        super().__init__(data, initial=_initial(initial or Filters()))
+        begun = initial or Filters()
+        super().__init__(data, initial=_initial(begun))
         self.project = project
-        self.fields["annotators"].choices = _people(project)  # type: ignore[attr-defined]
-        self.fields["policies"].choices = _policies(project)  # type: ignore[attr-defined]
-        for criterion in project.criteria:
+        self.fields["annotators"].choices = _people(project, begun)  # type: ignore[attr-defined]
+        self.fields["policies"].choices = _policies(project, begun)  # type: ignore[attr-defined]
+        known = {one["key"] for one in project.criteria}
+        dropped = [{"key": key, "name": key} for key in begun.ratings if key not in known]
+        for criterion in [*project.criteria, *dropped]:
             self.fields[RATING + criterion["key"]] = forms.TypedChoiceField(
                 required=False,
                 coerce=int,
@@ -135,14 +143,16 @@ def _initial(filters: Filters) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value}
 
 
-def _people(project: Project) -> list[tuple[int, str]]:
-    found = User.objects.filter(memberships__project=project).order_by("username")
+def _people(project: Project, begun: Filters) -> list[tuple[int, str]]:
+    wanted = Q(memberships__project=project) | Q(pk__in=begun.annotators)
+    found = User.objects.filter(wanted).distinct().order_by("username")
     return [(user.pk, user.get_full_name() or user.username) for user in found]
 
 
-def _policies(project: Project) -> list[tuple[int, str]]:
-    newest = project.policies.order_by("-id").values_list("pk", "name")[:MOST_POLICIES]
-    return [*newest, (NO_POLICY, _("No policy: imported, or written by a person"))]
+def _policies(project: Project, begun: Filters) -> list[tuple[int, str]]:
+    named = project.policies.order_by("-id").values_list("pk", "name")
+    newest = dict(named[:MOST_POLICIES]) | dict(named.filter(pk__in=begun.policies))
+    return [*newest.items(), (NO_POLICY, _("No policy: imported, or written by a person"))]
 
 
 def filters_in_words(project: Project, stored: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -43,14 +43,6 @@ def start_evaluation(
     serves or is gone, or where no prompt is held out.
     """
     project = policy.project
-    serving = serving_policy(project)
-    if serving is None or serving == policy:
-        raise CannotEvaluate(
-            _("%(policy)s serves already: there is nothing to compare it with.")
-            % {"policy": policy.name}
-        )
-    if policy.deleted_at or serving.deleted_at:
-        raise CannotEvaluate(_("The files of one of the two policies were deleted."))
     if not LEAST_WANTED <= wanted <= MOST_WANTED:
         limits = {"least": LEAST_WANTED, "most": MOST_WANTED}
         raise CannotEvaluate(_("Ask for %(least)s to %(most)s judgments.") % limits)
@@ -63,7 +55,7 @@ def start_evaluation(
             evaluation = Evaluation.objects.create(
                 project=project,
                 policy=policy,
-                against=serving,
+                against=_opponent(policy),
                 wanted=wanted,
                 promote_if_better=promote_if_better,
                 started_by=actor,
@@ -75,6 +67,21 @@ def start_evaluation(
             _("Another policy is being evaluated. One at a time: stop that one first.")
         ) from None
     return evaluation
+
+
+def _opponent(policy: Policy) -> Policy:
+    """The policy that serves; the project is locked from here on. CannotEvaluate without one."""
+    Project.objects.select_for_update(no_key=True).get(pk=policy.project_id)
+    serving = serving_policy(policy.project)
+    if serving is None or serving == policy:
+        raise CannotEvaluate(
+            _("%(policy)s serves already: there is nothing to compare it with.")
+            % {"policy": policy.name}
+        )
+    policy.refresh_from_db(fields=["deleted_at"])
+    if policy.deleted_at or serving.deleted_at:
+        raise CannotEvaluate(_("The files of one of the two policies were deleted."))
+    return serving
 
 
 def _want(evaluation: Evaluation) -> None:
@@ -124,6 +131,7 @@ def take_pairs(
 @transaction.atomic
 def begin_judging(*, evaluation: Evaluation) -> None:
     """All responses are there. With nothing to compare, the evaluation ends."""
+    Project.objects.select_for_update(no_key=True).get(pk=evaluation.project_id)
     locked = Evaluation.objects.select_for_update(of=("self",)).get(pk=evaluation.pk)
     if locked.state != Evaluation.State.WAITING:
         return
@@ -141,6 +149,7 @@ def stop_evaluation(*, evaluation: Evaluation) -> None:
 @transaction.atomic
 def end_evaluation(*, evaluation: Evaluation, problem: str) -> None:
     """Keep the figures as they are now and take what is unjudged out of the queue."""
+    Project.objects.select_for_update(no_key=True).get(pk=evaluation.project_id)
     locked = Evaluation.objects.select_for_update(of=("self",)).get(pk=evaluation.pk)
     if locked.live:
         _end(locked, problem)
@@ -159,6 +168,7 @@ def sweep(*, project: Project) -> None:
 
     Called again every minute, until nobody does and no evaluation lives.
     """
+    Project.objects.select_for_update(no_key=True).get(pk=project.pk)
     left = project.comparisons.filter(
         evaluation__state=Evaluation.State.ENDED,
         state__in=(Comparison.State.OPEN, Comparison.State.HELD),

@@ -94,6 +94,7 @@ def promote(*, policy: Policy, actor: User | None, reason: str = "") -> Policy:
     its files were deleted; ReasonNeeded where a person gives no reason and people's judgments
     give none either.
     """
+    Project.objects.select_for_update(no_key=True).get(pk=policy.project_id)
     serving = serving_policy(policy.project)
     found = evidence(policy, serving) if serving and serving != policy else ""
     reason = reason.strip() or found

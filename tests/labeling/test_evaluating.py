@@ -14,6 +14,7 @@ from labeling.models import (
     Delivery,
     Evaluation,
     Lease,
+    Policy,
     PolicyEvent,
     Project,
     Prompt,
@@ -74,7 +75,7 @@ def test_what_cannot_be_evaluated_is_refused_with_the_reason() -> None:
         start_evaluation(policy=make_policy(project=project), actor=None)
     assert project.evaluations.count() == 1
     gone = make_policy(project=project)
-    gone.deleted_at = timezone.now()
+    Policy.objects.filter(pk=gone.pk).update(deleted_at=timezone.now())
     with pytest.raises(CannotEvaluate, match="deleted"):
         start_evaluation(policy=gone, actor=None)
 

@@ -270,6 +270,7 @@ def test_who_answers_byte_by_byte_does_not_hold_the_worker(monkeypatch, project)
         "::1",
         "::",
         "fe80::1",
+        "fec0::1",
         "fd00:ec2::254",
         "::ffff:127.0.0.1",
         "::ffff:a00:1",
@@ -281,7 +282,10 @@ def test_addresses_that_are_not_the_internet_s(address: str) -> None:
     assert not webhooks.is_public(ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07::1", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize(
+    "address",
+    ["93.184.215.14", "2606:2800:21f:cb07::1", "::ffff:8.8.8.8", "64:ff9b::808:808"],
+)
 def test_addresses_of_the_internet(address: str) -> None:
     assert webhooks.is_public(ip_address(address))
 

@@ -4,9 +4,11 @@ import json
 import struct
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.conf import settings
+from django.http import QueryDict
 from django.test import Client
 from django.urls import reverse
 
@@ -23,6 +25,7 @@ from training.presets import default_options, presets, suiting
 from training.services import NotReady, follow_up, resume_round, start_round
 from training.sizes import ModelSize, model_size
 from training.spec import resolved
+from training.starting import asked
 from training.trainer.config import DEFAULTS
 
 PARAMETERS = 1_000_000
@@ -339,3 +342,19 @@ def test_where_it_cannot_the_page_says_why(ready: Project, manager: Client) -> N
 def succeeded_like_nothing(project: Project) -> Round:
     made = make_policy(project=project, name="Other")
     return make_round(project, RoundState.SUCCEEDED, policy=made, results=dict(RESULTS))
+
+
+def test_a_clone_keeps_to_people_who_have_left_and_criteria_that_are_gone(
+    ready: Project, manager: Client
+) -> None:
+    gone = make_user()
+    filters = Filters(annotators=(gone.pk,), ratings={"tone": 4})
+    make_round(ready, RoundState.FAILED, filters=filters.as_json())
+    html = manager.get(f"{new_round(ready)}?like=1").content.decode()
+    assert gone.username in html
+    sent = OPTIONS | {"like": "1", "annotators": str(gone.pk), "rating_tone": "4"}
+    preview = reverse("training:preview_round", args=[ready.slug])
+    assert manager.post(preview, sent).status_code == 200
+    asked_for = asked(ready, QueryDict(), QueryDict(urlencode(sent)))
+    assert asked_for.filters.is_valid()
+    assert asked_for.filters.filters == filters
