@@ -31,7 +31,7 @@ from jobs.models import Job
 from jobs.run_dir import RunDirError, read_jsonl
 from labeling.access import MANAGERS, project_for
 from labeling.figures import counted, figure
-from labeling.models import Project
+from labeling.models import Policy, Project
 from labeling.overview import worker_silence
 from labeling.requests import PageRequest
 from labeling.services.promoting import serving_policy
@@ -134,20 +134,26 @@ def _matching(project: Project, forms: BatchForms) -> dict[str, Any]:
     if serving is not None:
         writers = forms.who.weights or {serving: 1}
         if selection == NOT_ANSWERED:
-            found["matching"] = figure(project, UNANSWERED).value
+            found["matching"] = _untouched(project, serving)
         else:
             asked = select_prompts(project, selection, leading=serving, policies=writers.keys())
             found["matching"] = asked.count()
     return found
 
 
+def _untouched(project: Project, serving: Policy) -> int:
+    """Prompts that the serving policy has not answered; a number kept of another is none."""
+    kept = figure(project, UNANSWERED).value
+    return int((kept if kept["policy"] == serving.pk else _unanswered(project))["number"])
+
+
 @counted(UNANSWERED)
-def _unanswered(project: Project) -> int:
-    """Prompts that the serving policy has not answered, as every opening of the page asks."""
+def _unanswered(project: Project) -> dict[str, int | None]:
     serving = serving_policy(project)
     if serving is None:
-        return 0
-    return select_prompts(project, NOT_ANSWERED, leading=serving, policies=[]).count()
+        return {"policy": None, "number": 0}
+    asked = select_prompts(project, NOT_ANSWERED, leading=serving, policies=[])
+    return {"policy": serving.pk, "number": asked.count()}
 
 
 def batch(request: PageRequest, slug: str, number: int) -> HttpResponse:

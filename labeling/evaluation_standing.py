@@ -124,7 +124,7 @@ class Standing:
     def bought(self) -> bool:
         """Whether length has won what the new policy won."""
         controlled = self.rate.at_equal_length
-        return controlled is not None and self.rate.tally.rate - controlled[0] > BOUGHT
+        return controlled is not None and self.rate.rate - controlled[0] > BOUGHT
 
     @property
     def course(self) -> Course | None:

@@ -39,6 +39,14 @@ def twins(policy: Policy) -> list[Policy]:
     return list(Policy.objects.filter(same, deleted_at=None).exclude(pk=policy.pk))
 
 
+def adapters_on(policy: Policy) -> list[Policy]:
+    """Policies, of any project, that are an adapter on this one's model."""
+    if policy.adapter_path:
+        return []
+    sitting = Policy.objects.filter(model_path=policy.model_path, deleted_at=None)
+    return list(sitting.exclude(pk=policy.pk).exclude(adapter_path="").order_by("pk"))
+
+
 def needs(policy: Policy) -> list[Need]:
     """Everything that stands in the way of deleting the policy's files."""
     return [
@@ -67,11 +75,8 @@ def _service(policy: Policy) -> Iterator[Need]:
 
 
 def _adapters(policy: Policy) -> Iterator[Need]:
-    if policy.adapter_path:
-        return
-    sitting = Policy.objects.filter(model_path=policy.model_path, deleted_at=None)
     elsewhere = 0
-    for one in sitting.exclude(pk=policy.pk).exclude(adapter_path="").order_by("pk"):
+    for one in adapters_on(policy):
         if one.project_id != policy.project_id:
             elsewhere += 1
             continue

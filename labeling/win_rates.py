@@ -1,28 +1,45 @@
 """How a new policy does against the one that serves, from what people have judged so far."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from django.db.models.functions import Length
 from django.utils.translation import gettext as _
 
 from labeling.length_control import length_controlled
-from labeling.models import Comparison, Evaluation, Judgment, Policy, Slot
-from labeling.sequential import Tally, interval, intervals
+from labeling.models import Comparison, Evaluation, Judgment, Policy, PolicyEvent, Slot
+from labeling.sequential import interval, intervals
 
-POINTS = 40  # of the course that the page draws
+POINTS = 24  # of the course that the page draws
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """One judgment, seen from the new policy."""
 
+    prompt: int
     score: float  # 1 won, ½ tied, 0 lost
     bad: bool  # both responses were called bad
     length: int  # characters of the new policy's response
     against: int  # and of the other's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Judgments counted, seen from the new policy."""
+
+    wins: int
+    ties: int
+    losses: int
+
+    @property
+    def number(self) -> int:
+        """All of them."""
+        return self.wins + self.ties + self.losses
 
 
 @dataclass(frozen=True)
@@ -33,13 +50,21 @@ class WinRate:
 
     @cached_property
     def tally(self) -> Tally:
-        """Wins, ties and losses; a tie is half a win."""
-        return tally(self.outcomes)
+        """Wins, ties and losses."""
+        wins = sum(one.score == 1 for one in self.outcomes)
+        losses = sum(one.score == 0 for one in self.outcomes)
+        ties = len(self.outcomes) - wins - losses
+        return Tally(wins=wins, ties=ties, losses=losses)
+
+    @property
+    def rate(self) -> float:
+        """The mean over prompts of their scores, a tie half a win; one half without any."""
+        return fmean(by_prompt(self.outcomes)) if self.outcomes else 0.5
 
     @cached_property
     def interval(self) -> tuple[float, float]:
         """95 % confidence sequence: holds however often it is looked at."""
-        return interval(self.tally)
+        return interval(by_prompt(self.outcomes))
 
     @property
     def low(self) -> float:
@@ -64,11 +89,11 @@ class WinRate:
         """How the interval narrowed: judgments, rate, low, high at some moments, the last with."""
         number = len(self.outcomes)
         ends = sorted({round(number * place / POINTS) for place in range(1, POINTS + 1)} - {0})
-        tallies = [tally(self.outcomes[:end]) for end in ends]
-        found = intervals(tallies) if tallies else []
+        samples = [by_prompt(self.outcomes[:end]) for end in ends]
+        found = intervals(samples) if samples else []
         return [
-            (end, one.rate, low, high)
-            for end, one, (low, high) in zip(ends, tallies, found, strict=True)
+            (end, fmean(sample), low, high)
+            for end, sample, (low, high) in zip(ends, samples, found, strict=True)
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -79,18 +104,19 @@ class WinRate:
             "ties": self.tally.ties,
             "losses": self.tally.losses,
             "both_bad": self.both_bad,
-            "rate": self.tally.rate,
+            "rate": self.rate,
             "low": self.interval[0],
             "high": self.interval[1],
             "at_equal_length": list(controlled) if controlled else None,
         }
 
 
-def tally(outcomes: Sequence[Outcome]) -> Tally:
-    """The counts of some outcomes."""
-    wins = sum(one.score == 1 for one in outcomes)
-    losses = sum(one.score == 0 for one in outcomes)
-    return Tally(wins=wins, losses=losses, ties=len(outcomes) - wins - losses)
+def by_prompt(outcomes: Sequence[Outcome]) -> list[float]:
+    """Each prompt's mean score: what one prompt says, however often it was judged."""
+    scores: dict[int, list[float]] = defaultdict(list)
+    for one in outcomes:
+        scores[one.prompt].append(one.score)
+    return [fmean(found) for found in scores.values()]
 
 
 def win_rate(evaluation: Evaluation) -> WinRate:
@@ -113,10 +139,13 @@ def win_rate(evaluation: Evaluation) -> WinRate:
         Judgment.objects.counted()
         .filter(comparison__in=comparisons)
         .order_by("created_at", "id")
-        .values_list("comparison", "tiers", "all_bad")
+        .values_list("comparison", "comparison__prompt", "tiers", "all_bad")
     )
     return WinRate(
-        [_outcome(tiers, bad, slots[key], evaluation.policy_id) for key, tiers, bad in judged]
+        [
+            _outcome(prompt, tiers, bad, slots[key], evaluation.policy_id)
+            for key, prompt, tiers, bad in judged
+        ]
     )
 
 
@@ -128,30 +157,49 @@ def passes_gate(evaluation: Evaluation, rate: WinRate) -> bool:
 def gate_words(rate: WinRate) -> str:
     """The evidence in a sentence, for the record of a promotion."""
     return _("Won %(rate)s of %(number)s judgments against its predecessor, at least %(low)s.") % {
-        "rate": f"{rate.tally.rate:.0%}",
+        "rate": f"{rate.rate:.0%}",
         "number": rate.tally.number,
         "low": f"{rate.low:.0%}",
     }
 
 
 def evidence(policy: Policy, serving: Policy) -> str:
-    """What people's judgments say for putting a policy in another's place; "" if not enough."""
-    found = policy.evaluations.filter(against=serving).select_related("project").order_by("-id")
-    if not found:
+    """What people's judgments say for putting a policy in another's place; "" if not enough.
+
+    Where the gate was passed, the figures of that moment. Nothing after the policy was rolled back
+    to that other one: then a person says why.
+    """
+    found = policy.evaluations.filter(against=serving).select_related("project")
+    newest = found.order_by("-id").first()
+    if newest is None or was_rolled_back(policy, serving):
         return ""
-    rate = win_rate(found[0])
-    passed = any(one.passed_at for one in found) or passes_gate(found[0], rate)
-    return gate_words(rate) if passed else ""
+    earlier = found.filter(passed_at__isnull=False).order_by("passed_at").first()
+    if earlier is not None:
+        return str(earlier.result.get("passed_with") or gate_words(win_rate(newest)))
+    rate = win_rate(newest)
+    return gate_words(rate) if passes_gate(newest, rate) else ""
+
+
+def was_rolled_back(policy: Policy, serving: Policy) -> bool:
+    """Whether this one served in the other's place and was taken back."""
+    return PolicyEvent.objects.filter(
+        kind=PolicyEvent.Kind.ROLLED_BACK, policy=serving, replaced=policy
+    ).exists()
 
 
 def _outcome(
-    tiers: list[list[int]], bad: bool, slots: dict[int, tuple[int | None, int]], policy: int
+    prompt: int,
+    tiers: list[list[int]],
+    bad: bool,
+    slots: dict[int, tuple[int | None, int]],
+    policy: int,
 ) -> Outcome:
     own = next(index for index, (writer, _length) in slots.items() if writer == policy)
     other = next(index for index in slots if index != own)
     place = {slot: rank for rank, tier in enumerate(tiers) for slot in tier}
     better, worse = place[own] < place[other], place[own] > place[other]
     return Outcome(
+        prompt=prompt,
         score=1.0 if better else 0.0 if worse else 0.5,
         bad=bad,
         length=slots[own][1],

@@ -208,7 +208,8 @@ def _in_the_way(schedule: RoundSchedule, new: New) -> str:
     last = schedule.project.rounds.order_by("-number").first()
     if last is not None and last.live:
         return _("Round %(number)s was not done yet.") % {"number": last.number}
-    if not schedule.cron and last is not None and _spoilt(schedule, last):
+    last = _spoilt(schedule)
+    if not schedule.cron and last is not None:
         return _(
             "Round %(number)s, which this schedule started, ended as: %(state)s. So that it does "
             "not start the same again and again, it waits until a round succeeds, or you resume "
@@ -217,10 +218,16 @@ def _in_the_way(schedule: RoundSchedule, new: New) -> str:
     return ""
 
 
-def _spoilt(schedule: RoundSchedule, last: Round) -> bool:
-    """Whether the schedule's own last round came to nothing, and nobody has let it go on since."""
-    own = last.origin == Round.Origin.SCHEDULE and last.created_at > schedule.saved_at
-    return own and last.state in (RoundState.FAILED, RoundState.CANCELLED)
+def _spoilt(schedule: RoundSchedule) -> Round | None:
+    """The schedule's own last round, if it came to nothing and no later round succeeded."""
+    own = schedule.project.rounds.filter(
+        origin=Round.Origin.SCHEDULE, created_at__gt=schedule.saved_at
+    )
+    last = own.order_by("-number").first()
+    if last is None or last.state not in (RoundState.FAILED, RoundState.CANCELLED):
+        return None
+    later = schedule.project.rounds.filter(number__gt=last.number, state=RoundState.SUCCEEDED)
+    return None if later.exists() else last
 
 
 def _told(schedule: RoundSchedule, reason: str) -> str:

@@ -22,8 +22,8 @@ def tell_finished(round_: Round) -> None:
 
 
 def tell_failed(round_: Round, error: str) -> None:
-    """A round failed: the first line of why."""
-    reason = (error.strip().splitlines() or [""])[0][:LONGEST_REASON]
+    """A round failed: why in the first sentence; what follows may be of the log."""
+    reason = (error.strip().splitlines() or [""])[0].partition(". ")[0][:LONGEST_REASON]
     _notify(round_, Event.ROUND_FAILED, {"round": round_.number, "reason": reason})
 
 

@@ -4,8 +4,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from labeling.models import Comparison, Evaluation, Lease, Policy, Project, Response, Slot
+
+CHUNK = 500  # rows of one statement
 
 
 class CannotCompare(ValueError):
@@ -88,13 +91,26 @@ def retire_unjudged(*, project: Project, keep_policy: int | None) -> int:
         judged=0,
         slots__response__policy__isnull=False,
     ).exclude(slots__response__policy=keep_policy)
-    # The conditions again, outside: PostgreSQL rechecks only these after it waited for a row
-    # that somebody was judging. What somebody is looking at stays open.
-    return (
-        Comparison.objects.filter(pk__in=stale.values("pk"), judged=0, state=Comparison.State.OPEN)
-        .exclude(pk__in=Lease.objects.live().values("comparison"))
-        .update(state=Comparison.State.RETIRED)
-    )
+    return retire_unheld(Comparison.objects.filter(pk__in=stale.values("pk")))
+
+
+def retire_unheld(comparisons: QuerySet[Comparison]) -> int:
+    """Retire those of the comparisons that nobody has judged or holds; how many.
+
+    The rows are locked first, and leases looked for in a second statement: PostgreSQL, having
+    waited for a row, looks at nothing but that row again, and would not see the lease of somebody
+    who was taking it just then.
+    """
+    locked = list(comparisons.select_for_update(of=("self",)).values_list("pk", flat=True))
+    retired = 0
+    for start in range(0, len(locked), CHUNK):
+        chunk = locked[start : start + CHUNK]
+        unjudged = Comparison.objects.filter(
+            pk__in=chunk, judged=0, state__in=(Comparison.State.OPEN, Comparison.State.HELD)
+        )
+        held = Lease.objects.live().filter(comparison__in=chunk).values("comparison")
+        retired += unjudged.exclude(pk__in=held).update(state=Comparison.State.RETIRED)
+    return retired
 
 
 def reopen_retired(*, policy: Policy) -> int:

@@ -7,6 +7,7 @@ removed: what people registered from elsewhere is theirs, and is marked only.
 import logging
 import os
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from django.conf import settings
@@ -16,7 +17,7 @@ from django.utils.translation import gettext as _
 
 from labeling.models import Policy, PolicyEvent, Project, User
 from labeling.policy_files import folder_bytes
-from labeling.policy_needs import Need, needs, own_folder, twins
+from labeling.policy_needs import Need, adapters_on, needs, own_folder, twins
 from labeling.services.policy_events import note_event
 
 logger = logging.getLogger("labeling")
@@ -43,7 +44,7 @@ class Storage:
     folder: Path
     bytes: int
     ours: bool  # the site's own folder, so that the files are removed
-    twin: Policy | None  # another policy that is the same files, which therefore stay
+    twin: Policy | None  # another policy that is the same files, or sits on them: they stay
 
     @property
     def removed(self) -> bool:
@@ -61,7 +62,7 @@ def ensure_files(policy: Policy) -> None:
 def storage_of(policy: Policy) -> Storage:
     """Where the files are, and whether they would be removed."""
     folder = own_folder(policy)
-    same = twins(policy)
+    same = [*twins(policy), *adapters_on(policy)]
     return Storage(
         folder=folder,
         bytes=folder_bytes(folder),
@@ -102,7 +103,11 @@ def remove_files(policy: Policy) -> None:
         return
     try:
         with os.scandir(storage.folder) as entries:
-            found = [entry.path for entry in entries if not entry.is_dir(follow_symlinks=False)]
+            files = [entry for entry in entries if not entry.is_dir(follow_symlinks=False)]
+        if any(_newer(entry, policy.deleted_at) for entry in files):
+            logger.warning("another model lies where deleted policy %s was", policy.pk)
+            return
+        found = [entry.path for entry in files]
         for path in found:
             os.unlink(path)
         storage.folder.rmdir()
@@ -111,6 +116,11 @@ def remove_files(policy: Policy) -> None:
     except OSError as error:
         # The next clean-up tries again: the row says already that they are gone.
         logger.warning("files of deleted policy %s are still there: %s", policy.pk, error)
+
+
+def _newer(entry: os.DirEntry[str], moment: datetime) -> bool:
+    """Whether a file came after that moment: somebody has put another model there since."""
+    return entry.stat(follow_symlinks=False).st_ctime > moment.timestamp()
 
 
 def finish_deletions(project: Project) -> None:

@@ -15,9 +15,9 @@ from django.utils.translation import gettext as _
 
 from jobs.models import Schedule
 from jobs.schedule import set_paused, set_schedule
-from labeling.models import Comparison, Evaluation, Lease, Policy, Project, Response, Split, User
+from labeling.models import Comparison, Evaluation, Policy, Project, Response, Split, User
 from labeling.models.evaluations import MOST_WANTED
-from labeling.services.comparing import NewComparison, create_comparisons
+from labeling.services.comparing import NewComparison, create_comparisons, retire_unheld
 from labeling.services.promoting import policy_promoted, serving_policy
 from labeling.win_rates import win_rate
 
@@ -81,6 +81,11 @@ def _opponent(policy: Policy) -> Policy:
     policy.refresh_from_db(fields=["deleted_at"])
     if policy.deleted_at or serving.deleted_at:
         raise CannotEvaluate(_("The files of one of the two policies were deleted."))
+    if policy.evaluations.filter(against=serving, passed_at__isnull=False).exists():
+        raise CannotEvaluate(
+            _("%(policy)s has passed the gate against %(serving)s already.")
+            % {"policy": policy.name, "serving": serving.name}
+        )
     return serving
 
 
@@ -157,7 +162,7 @@ def end_evaluation(*, evaluation: Evaluation, problem: str) -> None:
 
 def _end(locked: Evaluation, problem: str) -> None:
     locked.state, locked.problem = Evaluation.State.ENDED, problem
-    locked.result, locked.ended_at = win_rate(locked).as_json(), timezone.now()
+    locked.result, locked.ended_at = locked.result | win_rate(locked).as_json(), timezone.now()
     locked.save(update_fields=["state", "problem", "result", "ended_at"])
     sweep(project=locked.project)
 
@@ -174,8 +179,7 @@ def sweep(*, project: Project) -> None:
         state__in=(Comparison.State.OPEN, Comparison.State.HELD),
         judged=0,
     )
-    held = Lease.objects.live().filter(comparison__evaluation__project=project)
-    left.exclude(pk__in=held.values("comparison")).update(state=Comparison.State.RETIRED)
+    retire_unheld(left)
     if left.exists() or project.evaluations.exclude(state=Evaluation.State.ENDED).exists():
         return
     for schedule in Schedule.objects.filter(name=_schedule_name(project)):

@@ -8,7 +8,7 @@ from labeling.models import Comparison, Evaluation, Event, PolicyState, Project
 from labeling.services.evaluating import end_evaluation, want_again
 from labeling.services.notifying import notify
 from labeling.services.promoting import promote
-from labeling.win_rates import WinRate, passes_gate, win_rate
+from labeling.win_rates import WinRate, gate_words, passes_gate, win_rate
 
 HALF = 0.5
 
@@ -33,7 +33,8 @@ def look(evaluation: Evaluation) -> None:
         rate = win_rate(locked)
         if not locked.passed_at and passes_gate(locked, rate):
             locked.passed_at = timezone.now()
-            locked.save(update_fields=["passed_at"])
+            locked.result = {"passed_with": gate_words(rate)}
+            locked.save(update_fields=["passed_at", "result"])
             _tell(locked, rate)
         if locked.passed_at and locked.promote_if_better:
             promote(policy=locked.policy, actor=None)
@@ -50,7 +51,7 @@ def _tell(evaluation: Evaluation, rate: WinRate) -> None:
             "policy": evaluation.policy.name,
             "against": evaluation.against.name,
             "judgments": rate.tally.number,
-            "win_rate": round(rate.tally.rate, 4),
+            "win_rate": round(rate.rate, 4),
             "low": round(rate.interval[0], 4),
             "high": round(rate.interval[1], 4),
         },

@@ -130,8 +130,7 @@ def _replace_serving(
     facts = {
         "policy": policy.name,
         "replaced": replaced.name if replaced else "",
-        "by": actor.get_username() if actor else "",
-        "reason": reason,
+        "by_hand": actor is not None,
         "rolled_back": kind == PolicyEvent.Kind.ROLLED_BACK,
     }
     notify(

@@ -76,6 +76,8 @@ def coverage(runs: int, seed: int = 20) -> int:
         wins = np.cumsum(draws < rate - ties / 2).astype(float)
         tied = np.cumsum((draws >= rate - ties / 2) & (draws < rate + ties / 2)).astype(float)
         losses = np.arange(1, LOOKS + 1) - wins - tied
-        capital = log_capital(wins, tied, losses, np.full(LOOKS, rate))
+        counts = np.column_stack([wins, tied, losses])
+        scores = np.tile([1.0, 0.5, 0.0], (LOOKS, 1))
+        capital = log_capital(scores, counts, np.full(LOOKS, rate))
         covered += bool((capital < -np.log(ALPHA)).all())
     return covered

@@ -27,6 +27,7 @@ from labeling.services.checking import breaches
 from labeling.services.configuring import configure
 from labeling.services.evaluating import (
     CannotEvaluate,
+    end_evaluation,
     note_problem,
     start_evaluation,
     stop_evaluation,
@@ -175,7 +176,7 @@ def test_outcomes_are_counted_from_the_new_policy_s_side_and_undone_ones_are_not
     judge_evaluation(evaluation, "wwltb", annotator)
     rate = win_rate(evaluation)
     assert (rate.tally.wins, rate.tally.ties, rate.tally.losses) == (2, 2, 1)
-    assert (rate.both_bad, rate.tally.rate) == (1, 0.6)
+    assert (rate.both_bad, rate.rate) == (1, 0.6)
     undo(judgment=annotator.judgments.current().earliest("id"))
     assert win_rate(evaluation).tally.wins == 1
 
@@ -204,7 +205,7 @@ def test_a_better_policy_passes_the_gate_and_is_promoted_where_that_was_asked_fo
     told = Delivery.objects.order_by("pk")
     assert [one.event for one in told] == ["gate_passed", "promoted"]
     assert told[0].payload["facts"]["judgments"] == 10
-    assert told[1].payload["facts"]["reason"] == event.reason
+    assert told[1].payload["facts"]["by_hand"] is False
     look(evaluation)
     assert told.count() == 2, "told once"
 
@@ -228,6 +229,31 @@ def test_by_hand_with_a_reason_at_any_time_and_back_without_one() -> None:
     assert PolicyEvent.objects.latest("id").reason == "The old one leaks addresses."
     roll_back(project=evaluation.project, actor=manager)
     assert serving_policy(evaluation.project) == evaluation.against
+
+
+def test_after_a_roll_back_what_was_said_before_is_void() -> None:
+    evaluation = make_evaluation(pairs=12, promote_if_better=True)
+    manager = make_user(role="manager", project=evaluation.project)
+    judge_evaluation(evaluation, "w" * 10)
+    look(evaluation)
+    assert serving_policy(evaluation.project) == evaluation.policy
+    roll_back(project=evaluation.project, actor=manager)
+    end_evaluation(evaluation=evaluation, problem="")
+    with pytest.raises(ReasonNeeded):
+        promote(policy=evaluation.policy, actor=manager)
+    with pytest.raises(CannotEvaluate, match="passed the gate"):
+        start_evaluation(policy=evaluation.policy, actor=manager)
+
+
+def test_the_event_tells_the_figures_of_the_moment_when_the_gate_was_passed() -> None:
+    evaluation = make_evaluation(pairs=12)
+    annotator = make_user(role="annotator", project=evaluation.project)
+    judge_evaluation(evaluation, "w" * 10, annotator)
+    look(evaluation)
+    for judgment in annotator.judgments.current():
+        undo(judgment=judgment)
+    promote(policy=evaluation.policy, actor=make_user(role="manager", project=evaluation.project))
+    assert PolicyEvent.objects.latest("id").reason.startswith("Won 100% of 10 judgments")
 
 
 def test_a_higher_gate_wants_more() -> None:

@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -339,3 +340,19 @@ def test_what_a_stopped_site_left_is_removed_later_and_sizes_are_noted(
     assert not Path(policy.model_path).exists()
     other.refresh_from_db()
     assert other.size_bytes == sum(one.stat().st_size for one in (models / "other").iterdir())
+
+
+def test_a_model_that_was_put_where_a_deleted_one_lay_is_left_alone(
+    policy: Policy, models: Path
+) -> None:
+    before = timezone.now() - timedelta(hours=1)
+    Policy.objects.filter(pk=policy.pk).update(deleted_at=before)
+    finish_deletions(policy.project)
+    assert any(Path(policy.model_path).iterdir())
+
+
+def test_what_an_adapter_of_another_project_sits_on_stays(policy: Policy, models: Path) -> None:
+    Policy.objects.filter(pk=policy.pk).update(deleted_at=timezone.now())
+    make_policy(model_path=policy.model_path, adapter_path=str(models / "adapter"))
+    finish_deletions(policy.project)
+    assert any(Path(policy.model_path).iterdir())

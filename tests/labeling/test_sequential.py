@@ -9,48 +9,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labeling.length_control import LEAST, length_controlled
-from labeling.sequential import ALPHA, Tally, interval, intervals, log_capital
+from labeling.sequential import ALPHA, interval, intervals, log_capital
 
 counts = st.integers(0, 400)
 
 
-def capital(tally: Tally, rate: float) -> float:
-    wins, ties, losses = (np.array([float(n)]) for n in (tally.wins, tally.ties, tally.losses))
-    return float(log_capital(wins, ties, losses, np.array([rate]))[0])
+def tally(wins: int, ties: int, losses: int) -> list[float]:
+    """Scores of so many prompts, judged once each."""
+    return [1.0] * wins + [0.5] * ties + [0.0] * losses
+
+
+def capital(scores: list[float], rate: float) -> float:
+    found = np.array([scores or [0.5]])
+    counts = np.full_like(found, float(bool(scores)))
+    return float(log_capital(found, counts, np.array([rate]))[0])
 
 
 @given(counts, counts, counts)
 def test_the_interval_holds_the_rate_and_mirrors_when_the_policies_change_places(w, t, lost):
-    tally = Tally(wins=w, ties=t, losses=lost)
-    low, high = interval(tally)
-    assert 0 <= low <= tally.rate <= high <= 1
-    mirrored = interval(Tally(wins=lost, ties=t, losses=w))
+    low, high = interval(tally(w, t, lost))
+    mean = (w + t / 2) / (w + t + lost) if w + t + lost else 0.5
+    assert 0 <= low <= mean <= high <= 1
+    mirrored = interval(tally(lost, t, w))
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-5)
 
 
 @given(counts, counts, counts)
 def test_the_ends_are_where_the_capital_reaches_its_limit(w, t, lost):
-    tally = Tally(wins=w, ties=t, losses=lost)
-    for end in interval(tally):
+    scores = tally(w, t, lost)
+    for end in interval(scores):
         if 0 < end < 1:
-            assert capital(tally, end) == pytest.approx(-math.log(ALPHA), abs=0.01)
+            assert capital(scores, end) == pytest.approx(-math.log(ALPHA), abs=0.01)
 
 
 def test_without_judgments_nothing_is_known():
-    assert interval(Tally()) == (0.0, 1.0)
+    assert interval([]) == (0.0, 1.0)
 
 
 @given(st.floats(0.01, 0.99), st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
 def test_a_bet_is_fair_at_the_true_rate(rate, w, t, lost):
     """E[K after one more judgment] = K, whatever share of them are ties."""
-    before = Tally(wins=w, ties=t, losses=lost)
-    now = capital(before, rate)
+    now = capital(tally(w, t, lost), rate)
     for ties in (0.0, min(rate, 1 - rate)):
         win = rate - ties / 2
         after = [
-            (win, Tally(wins=w + 1, ties=t, losses=lost)),
-            (ties, Tally(wins=w, ties=t + 1, losses=lost)),
-            (1 - win - ties, Tally(wins=w, ties=t, losses=lost + 1)),
+            (win, tally(w + 1, t, lost)),
+            (ties, tally(w, t + 1, lost)),
+            (1 - win - ties, tally(w, t, lost + 1)),
         ]
         expected = sum(chance * math.exp(capital(one, rate) - now) for chance, one in after)
         assert expected == pytest.approx(1.0, abs=1e-9)
@@ -65,23 +70,36 @@ def test_it_covers_the_true_rate_at_every_look(win, tie):
     losses = np.arange(1, looks + 1) - wins - ties
     rates = np.full(looks, win + tie / 2)
     for run in range(runs):
-        capitals = log_capital(wins[run], ties[run], losses[run], rates)
+        counts = np.column_stack([wins[run], ties[run], losses[run]])
+        capitals = log_capital(np.tile([1.0, 0.5, 0.0], (looks, 1)), counts, rates)
         missed += bool((capitals >= -math.log(ALPHA)).any())
     assert missed <= 0.08 * runs  # at most 5 % are expected
 
 
 def test_many_at_once_are_what_each_is_alone():
-    tallies = [Tally(wins=n, ties=n // 2, losses=40 - n) for n in range(0, 41, 5)]
-    assert intervals(tallies) == [interval(one) for one in tallies]
+    samples = [tally(n, n // 2, 40 - n) for n in range(0, 41, 5)]
+    assert intervals(samples) == [pytest.approx(interval(one)) for one in samples]
 
 
 def test_more_judgments_and_more_ties_make_it_narrower():
-    def width(tally: Tally) -> float:
-        low, high = interval(tally)
+    def width(scores: list[float]) -> float:
+        low, high = interval(scores)
         return high - low
 
-    assert width(Tally(wins=60, losses=40)) < width(Tally(wins=6, losses=4))
-    assert width(Tally(wins=40, ties=40, losses=20)) < width(Tally(wins=60, losses=40))
+    assert width(tally(60, 0, 40)) < width(tally(6, 0, 4))
+    assert width(tally(40, 40, 20)) < width(tally(60, 0, 40))
+
+
+def test_prompts_that_are_judged_often_count_once_each():
+    """Equal policies on prompts of very different difficulty: few pass, at whatever look."""
+    luck = np.random.default_rng(5)
+    passed, runs, prompts, pairs = 0, 120, 25, 8
+    for _ in range(runs):
+        chances = luck.beta(0.3, 0.3, prompts)
+        scores = (luck.random((pairs, prompts)) < chances).astype(float)
+        seen = np.cumsum(scores, axis=0) / np.arange(1, pairs + 1)[:, None]
+        passed += any(low > 0.5 for low, _high in intervals([list(row) for row in seen]))
+    assert passed <= 0.06 * runs
 
 
 # Length

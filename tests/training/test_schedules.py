@@ -136,9 +136,12 @@ def test_a_schedule_whose_round_failed_or_was_cancelled_waits_for_people(ready) 
     assert look(project=ready) is None
     assert "ended as: cancelled" in held_up(ready)
 
+    end_round(round_=make_round(ready, RoundState.RUNNING), state=RoundState.FAILED, error="No.")
+    assert look(project=ready) is None, "a person's round that failed too changes nothing"
+
     succeed(make_round(ready, RoundState.RUNNING))
     prefer(ready, 5)
-    assert started(ready).number == 4
+    assert started(ready).number == 5
     assert held_up(ready) == ""
 
 

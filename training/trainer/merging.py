@@ -33,8 +33,8 @@ tags:
 ---
 # A policy whose adapter was merged into its model
 
-{architecture}. It says what the adapter said: over {texts} texts, the log-probability of a token
-differs by at most {difference:.2g} nats. Weights are stored as {dtype}.
+{architecture}. It says what the adapter said: the log-probability of each of {texts} texts differs
+by at most {difference:.2g} nats a token. Weights are stored as {dtype}.
 
 ## Made from
 
