@@ -46,6 +46,7 @@ def test_a_session_by_keyboard_alone(
     for _ in range(4):
         make_comparison(project=project)
     page = open_page(None, JUDGE)
+    expect(page.get_by_label("Name")).to_be_focused()
     page.keyboard.type("ada")
     page.keyboard.press("Tab")
     page.keyboard.type(PASSWORD)

@@ -165,8 +165,8 @@ def test_a_double_press_the_back_button_and_a_second_tab_are_harmless(
     second.goto(JUDGE)
     same = page.locator("#comparison").get_attribute("data-lease")
     expect(second.locator("#comparison")).to_have_attribute("data-lease", same)
-    press(page, "2")
-    expect(page.get_by_text("Saved: A better.")).to_be_visible()
+    press(page, "2")  # either tab may be the one that sends it
+    expect(counts).to_have_text(re.compile("2 today.*2 left"))
     press(second, "7")
     expect(second.get_by_text("already dealt with")).to_be_visible()
     expect(second.locator("#judge-counts")).to_have_text(re.compile("2 today.*2 left"))
