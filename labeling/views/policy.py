@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.db.models import Q
 from django.http import Http404, HttpResponse, StreamingHttpResponse
@@ -44,7 +45,8 @@ def policy_page(request: PageRequest, slug: str, policy: int) -> HttpResponse:
     context = {
         "project": project,
         "policy": shown,
-        "folder": folder,
+        "folder": _told(folder),
+        "on": _told(Path(shown.model_path)),
         "there": there,
         "architecture": read_architecture(Path(shown.model_path)) if there else "",
         "size": storage_of(shown).bytes if there else shown.size_bytes,
@@ -151,6 +153,12 @@ def _policy(project: Project, key: int) -> Policy:
         "made_by_round__options", "made_by_round__results", "made_by_round__error"
     )
     return get_object_or_404(found, pk=key)
+
+
+def _told(folder: Path) -> Path:
+    """A folder as people look for it: within the site's data folder from there on."""
+    data: Path = settings.DATA_DIR
+    return folder.relative_to(data) if folder.is_relative_to(data) else folder
 
 
 def _evaluations(policy: Policy) -> list[Evaluation]:
