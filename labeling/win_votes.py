@@ -51,15 +51,21 @@ def votes_between(project: Project) -> Votes:
 
 
 def anchor_of(project: Project) -> Policy | None:
-    """The policy whose rating is 1000: the initial one of the serving policy's line."""
+    """The policy whose rating is 1000: the initial one of the serving policy's line.
+
+    Where that was never compared with any, the oldest that was takes its place.
+    """
     serving = serving_policy(project)
     return initial_policy(serving) if serving else project.policies.order_by("pk").first()
 
 
 @counted(RATINGS)
 def _ratings(project: Project) -> dict[str, Any]:
-    anchor = anchor_of(project)
-    found = rate(votes_between(project), anchor.pk) if anchor else {}
+    votes, initial = votes_between(project), anchor_of(project)
+    compared = sorted({*votes.first.tolist(), *votes.second.tolist()})
+    if initial is None or not compared:
+        return {}
+    found = rate(votes, initial.pk if initial.pk in compared else compared[0])
     return {str(policy): [one.value, one.low, one.high, one.votes] for policy, one in found.items()}
 
 

@@ -17,7 +17,9 @@ from labeling.services.promoting import promote, serving_policy
 from labeling.win_votes import ratings_of, votes_between
 from tests.builders import (
     judge,
+    judge_evaluation,
     make_comparison,
+    make_evaluation,
     make_policy,
     make_project,
     make_prompt,
@@ -266,3 +268,14 @@ def test_ties_are_votes_and_withdrawn_comparisons_are_none(project: Project) -> 
 def test_responses_of_one_policy_alone_rate_nothing(project: Project) -> None:
     judge(comparison=make_comparison(project=project, policy=serving_policy(project)))
     assert ratings_of(project)[0] == {}
+
+
+def test_policies_that_were_never_compared_with_the_initial_one_are_rated_all_the_same() -> None:
+    evaluation = make_evaluation(project=make_project(), pairs=12)
+    judge_evaluation(evaluation, "wwwwwwwwwwll")
+    Policy.objects.filter(pk=evaluation.against_id).update(
+        parent=make_policy(project=evaluation.project, name="Initial")
+    )
+    found, _kept = ratings_of(evaluation.project)
+    assert found[evaluation.against_id].value == 1000
+    assert found[evaluation.policy_id].value > 1000
