@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy, pgettext, pgettext_lazy
 from generation.forms import SamplingForm
 from generation.lineage import WORDS, standing
 from generation.models import LARGEST_SEED, MOST_WEIGHT
+from generation.plans import last_asked
 from generation.selecting import LONGEST_SEARCH, MOST_PROMPTS, Selection
 from generation.services import CannotGenerate
 from labeling.models import Policy, Project, Split
@@ -147,7 +148,7 @@ class BatchForms:
     """One form to its user: who writes, for which prompts, and how."""
 
     def __init__(self, project: Project, data: Mapping[str, Any] | None = None) -> None:
-        last = project.batches.order_by("-number").first()
+        last = last_asked(project)
         self.who = WhoForm(project, data)
         self.which = WhichForm(data)
         self.how = HowForm(data, initial=last.sampling if last else {})

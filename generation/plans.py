@@ -36,6 +36,11 @@ NOTHING_LEFT = gettext_noop(
 )
 
 
+def last_asked(project: Project) -> Batch | None:
+    """The last batch that wrote candidates: an evaluation's samples as many as it needs."""
+    return project.batches.filter(evaluation=None).order_by("-number").first()
+
+
 def plan_of(project: Project) -> Plan:
     """The project's plan; where nobody has saved one, one that is off, not saved.
 
@@ -44,7 +49,7 @@ def plan_of(project: Project) -> Plan:
     found = Plan.objects.filter(project=project).first()
     if found is not None:
         return found
-    last = project.batches.order_by("-number").first()
+    last = last_asked(project)
     return Plan(project=project, **(last.sampling if last else {}))
 
 

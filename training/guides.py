@@ -11,6 +11,8 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from labeling.intervals import wilson
+
 LN_2 = math.log(2)  # the loss of a policy that is its own reference
 LOW_LOSS = 0.05
 LOW_LOSS_SHARE = 0.1  # of all steps: so low so early, the learning rate is too high
@@ -198,7 +200,7 @@ def _accuracy(course: Course) -> list[str]:
         return []
     train = course.recent("accuracy")
     found = []
-    if checked[-1] < COIN_TOSS:
+    if _surely_below(course.held_out[-1]):
         found.append(_("Held-out accuracy is below a coin toss: do not promote this policy."))
     if train is not None and train - checked[-1] > MEMORIZED_GAP:
         found.append(
@@ -208,6 +210,12 @@ def _accuracy(course: Course) -> list[str]:
             )
         )
     return found
+
+
+def _surely_below(row: Mapping[str, float]) -> bool:
+    """Whether the accuracy is below a coin toss by more than so few pairs can do by chance."""
+    share, pairs = row.get("accuracy", COIN_TOSS), int(row.get("pairs", 0))
+    return (wilson(share, pairs)[1] if pairs else share) < COIN_TOSS
 
 
 def _rewards(course: Course) -> list[str]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from generation.batch_forms import BatchForms
 from generation.models import Batch, BatchState
-from generation.plans import carry_on, save_plan, top_up
+from generation.plans import carry_on, plan_of, save_plan, top_up
 from generation.services import end_batch, take_in
 from jobs.run_dir import read_jsonl
 from labeling.models import Comparison, Evaluation, PolicyState, Project
@@ -124,3 +125,11 @@ def test_an_evaluation_that_was_stopped_takes_nothing_in(start) -> None:
     stop_evaluation(evaluation=evaluation)
     written(evaluation.batches.get())
     assert not Comparison.objects.filter(evaluation=evaluation).exists()
+
+
+def test_candidates_are_not_sampled_as_often_as_an_evaluation_s_responses(project, start) -> None:
+    make_batch(project=project, k=4)
+    evaluation = start(wanted=30)
+    assert evaluation.batches.get().k == 12
+    assert plan_of(project).sampling["k"] == 4
+    assert BatchForms(project).how.initial["k"] == 4

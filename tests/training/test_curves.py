@@ -224,6 +224,10 @@ def test_held_out_accuracy_below_a_coin_toss_and_memorizing_are_warned_about() -
     assert "do not promote" in found[0]
     assert "memorized" in found[1]
     assert advise("accuracy", course(steps(30, accuracy=0.95), held_out[:1])) == []
+    few = [held_out[0], held_out[1] | {"pairs": 11}]
+    assert advise("accuracy", course(steps(30, accuracy=0.5), few)) == [], "that may be chance"
+    many = [held_out[0], held_out[1] | {"pairs": 1100}]
+    assert "do not promote" in advise("accuracy", course(steps(30, accuracy=0.5), many))[0]
 
 
 def test_what_chosen_did_on_held_out_pairs_counts_more_than_on_train() -> None:
