@@ -31,6 +31,7 @@ from jobs.run_dir import write_json, write_jsonl
 from labeling.models import Comparison, Evaluation, Policy, Project, User
 from labeling.services.comparing import create_comparisons
 from labeling.services.continuing import continue_conversations
+from labeling.services.deleting import FilesDeleted, ensure_files
 from labeling.services.evaluating import take_pairs
 from labeling.services.promoting import serving_policy
 
@@ -156,8 +157,12 @@ def _wrong_policies(project: Project, policies: Mapping[Policy, int]) -> str:
 
 
 def _deleted(policies: Iterable[Policy]) -> str:
-    gone = next((one.name for one in policies if one.deleted_at is not None), "")
-    return _("The files of %(policy)s were deleted.") % {"policy": gone} if gone else ""
+    try:
+        for policy in policies:
+            ensure_files(policy)
+    except FilesDeleted as reason:
+        return str(reason)
+    return ""
 
 
 def _nothing_to_ask(selection: Selection, leading: Policy) -> str:

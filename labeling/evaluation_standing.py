@@ -21,7 +21,9 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 24
 HALF = 0.5
 # A win rate that shrinks by so much at equal length was won by length.
 BOUGHT = 0.05
-REPEATS = 0.1  # more repetition than before: the share of 4-grams that an answer has had already
+# Share of 4-grams that an answer has had before: under 0.02 for sound text of this length, near 1
+# for a loop; so much more means that some answers have begun to loop.
+MORE_REPETITION = 0.1
 
 Point = tuple[int, float, float, float]
 
@@ -193,7 +195,7 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
         before, after = (_number(results, f"{group}_{when}", key) for when in ("before", "after"))
         if after is None:
             continue
-        repeats = key == "repetition" and before is not None and after - before > REPEATS
+        repeats = key == "repetition" and before is not None and after - before > MORE_REPETITION
         found.append(
             Check(
                 title=_(title),

@@ -18,10 +18,9 @@ from jobs.models import Job
 from jobs.run_dir import append_event
 from labeling.models import Project
 from training.disk import limit_bytes, tree_bytes
-from training.models import Round, RoundState
+from training.models import ENDED_EARLY, Round, RoundState
 
 KIND = "training.clean"
-STOPPED = (RoundState.FAILED, RoundState.CANCELLED)
 GONE = ".checkpoints-gone"  # checkpoints in the middle of being deleted
 
 
@@ -87,7 +86,7 @@ def _left_behind(projects: Iterable[int]) -> list[Round]:
     """Rounds that ended too early, the oldest first, without the newest of each project."""
     found: list[Round] = []
     for project in projects:
-        ended = Round.objects.filter(project=project, state__in=STOPPED).order_by("-number")
+        ended = Round.objects.filter(project=project, state__in=ENDED_EARLY).order_by("-number")
         ended = ended.defer("options", "results", "error")
         found += list(ended[1:])
     return sorted(found, key=lambda one: (one.finished_at or one.created_at, one.pk))

@@ -20,6 +20,7 @@ class RoundState(models.TextChoices):
 
 
 LIVE_ROUND_STATES = (RoundState.QUEUED, RoundState.RUNNING)
+ENDED_EARLY = (RoundState.FAILED, RoundState.CANCELLED)
 
 
 class Snapshot(models.Model):

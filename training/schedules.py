@@ -25,6 +25,7 @@ from labeling.models import Project, User
 from training.filters import Filters
 from training.material import count_pairs
 from training.models import (
+    ENDED_EARLY,
     LIVE_ROUND_STATES,
     AfterSuccess,
     Reference,
@@ -224,7 +225,7 @@ def _spoilt(schedule: RoundSchedule) -> Round | None:
         origin=Round.Origin.SCHEDULE, created_at__gt=schedule.saved_at
     )
     last = own.order_by("-number").first()
-    if last is None or last.state not in (RoundState.FAILED, RoundState.CANCELLED):
+    if last is None or last.state not in ENDED_EARLY:
         return None
     later = schedule.project.rounds.filter(number__gt=last.number, state=RoundState.SUCCEEDED)
     return None if later.exists() else last

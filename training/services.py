@@ -24,6 +24,7 @@ from training.cleaning import ask_to_clean
 from training.filters import Filters
 from training.material import count_pairs
 from training.models import (
+    ENDED_EARLY,
     LIVE_ROUND_STATES,
     AfterSuccess,
     Reference,
@@ -39,7 +40,6 @@ from training.telling import tell_failed, tell_finished
 logger = logging.getLogger("training")
 
 KIND = "training.round"
-ENDED_EARLY = (RoundState.FAILED, RoundState.CANCELLED)
 
 
 class NotReady(Exception):

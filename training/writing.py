@@ -12,15 +12,13 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from labeling.differences import Piece, differences
+from labeling.evaluation_standing import MORE_REPETITION
 from labeling.intervals import wilson
 from training.events import Events
 from training.heldout import Row
 from training.metrics import numbers_in
 
 LONGER = 1.25  # answers growing by a quarter are what R-DPO and others call length exploitation
-# Share of 4-grams that an answer has had before: under 0.02 for sound text of this length, near 1
-# for a loop; so much more means that some answers have begun to loop.
-MORE_REPETITION = 0.1
 FEWER_ENDED = 0.2  # share of answers that still stop by themselves
 FIGURES = (
     ("tokens", gettext_noop("Mean length, tokens"), 0, None),

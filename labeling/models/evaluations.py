@@ -9,7 +9,8 @@ from django.utils.translation import gettext_lazy, pgettext_lazy
 from labeling.models.policies import Policy
 from labeling.models.projects import Project
 
-MOST_WANTED = 5000
+WANTED = 200  # shows a win rate of 62 % to be above one half, more often than not
+LEAST_WANTED, MOST_WANTED = 10, 5000
 
 
 class Evaluation(models.Model):
@@ -28,8 +29,8 @@ class Evaluation(models.Model):
     against = models.ForeignKey(Policy, on_delete=models.CASCADE, related_name="+")
     state = models.CharField(max_length=16, choices=State, default=State.WAITING)
     wanted = models.PositiveIntegerField(
-        default=200,
-        validators=[MinValueValidator(10), MaxValueValidator(MOST_WANTED)],
+        default=WANTED,
+        validators=[MinValueValidator(LEAST_WANTED), MaxValueValidator(MOST_WANTED)],
         help_text="Judgments, at most.",
     )
     promote_if_better = models.BooleanField(

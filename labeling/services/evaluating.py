@@ -16,15 +16,14 @@ from django.utils.translation import gettext as _
 from jobs.models import Schedule
 from jobs.schedule import set_paused, set_schedule
 from labeling.models import Comparison, Evaluation, Policy, Project, Response, Split, User
-from labeling.models.evaluations import MOST_WANTED
+from labeling.models.evaluations import LEAST_WANTED, MOST_WANTED, WANTED
 from labeling.services.comparing import NewComparison, create_comparisons, retire_unheld
+from labeling.services.deleting import FilesDeleted, ensure_files
 from labeling.services.promoting import policy_promoted, serving_policy
 from labeling.win_rates import win_rate
 
 KIND = "labeling.evaluation"
 EVERY_MINUTE = "* * * * *"
-WANTED = 200  # shows a win rate of 62 % to be above one half, more often than not
-LEAST_WANTED = 10
 
 # Sent after the commit, and again every minute while an evaluation waits.
 responses_wanted = Signal()
@@ -79,8 +78,10 @@ def _opponent(policy: Policy) -> Policy:
             % {"policy": policy.name}
         )
     policy.refresh_from_db(fields=["deleted_at"])
-    if policy.deleted_at or serving.deleted_at:
-        raise CannotEvaluate(_("The files of one of the two policies were deleted."))
+    try:
+        ensure_files(policy)
+    except FilesDeleted as reason:
+        raise CannotEvaluate(str(reason)) from None
     if policy.evaluations.filter(against=serving, passed_at__isnull=False).exists():
         raise CannotEvaluate(
             _("%(policy)s has passed the gate against %(serving)s already.")

@@ -10,6 +10,7 @@ from django.utils.translation import gettext as _
 from labeling.models import Event, Policy, PolicyEvent, PolicyState, Project, User
 from labeling.policy_files import check_policy_dir, folder_bytes, policy_digest
 from labeling.services.comparing import reopen_retired, retire_unjudged
+from labeling.services.deleting import FilesDeleted, ensure_files
 from labeling.services.notifying import notify
 from labeling.services.policy_events import note_event
 from labeling.win_rates import evidence
@@ -123,9 +124,10 @@ def _replace_serving(
     policy.refresh_from_db()
     if policy.state == PolicyState.SERVING:
         raise CannotPromote(_("%(policy)s serves already.") % {"policy": policy.name})
-    if policy.deleted_at is not None:
-        words = _("The files of %(policy)s were deleted. Choose another policy.")
-        raise CannotPromote(words % {"policy": policy.name})
+    try:
+        ensure_files(policy)
+    except FilesDeleted as gone:
+        raise CannotPromote(str(gone)) from None
     replaced = _serve(policy, kind, actor, reason)
     facts = {
         "policy": policy.name,

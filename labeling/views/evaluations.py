@@ -10,8 +10,8 @@ from django.views.decorators.http import require_POST
 
 from labeling.access import MANAGERS, project_for
 from labeling.evaluation_standing import standing_of
-from labeling.models import PolicyState, Project
-from labeling.models.evaluations import MOST_WANTED
+from labeling.models import Evaluation, PolicyState, Project
+from labeling.models.evaluations import LEAST_WANTED, MOST_WANTED, WANTED
 from labeling.requests import PageRequest
 from labeling.services import evaluating
 
@@ -23,9 +23,9 @@ class EvaluationForm(forms.Form):
 
     wanted = forms.IntegerField(
         label=gettext_lazy("Judgments, at most"),
-        min_value=evaluating.LEAST_WANTED,
+        min_value=LEAST_WANTED,
         max_value=MOST_WANTED,
-        initial=evaluating.WANTED,
+        initial=WANTED,
         help_text=gettext_lazy("200 show a win rate of 62 % to be real, more often than not."),
     )
     promote_if_better = forms.BooleanField(
@@ -87,5 +87,5 @@ def stop_evaluation(request: PageRequest, slug: str, evaluation: int) -> HttpRes
     return redirect("labeling:evaluation", slug=slug, evaluation=evaluation)
 
 
-def _live(project: Project) -> object:
-    return project.evaluations.exclude(state="ended").first()
+def _live(project: Project) -> Evaluation | None:
+    return project.evaluations.exclude(state=Evaluation.State.ENDED).first()
